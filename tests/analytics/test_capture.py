@@ -5,12 +5,13 @@ import random
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phalanx.analytics.capture import CaptureError, FlowTable, analyse
-from phalanx.analytics.packets import TCP
+from phalanx.analytics.packets import TCP, Decoded
 from tests.analytics import captures as make
 
 DATA = Path(os.environ.get("PHALANX_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -132,6 +133,13 @@ def test_random_sources_are_forged(look):
     assert "forged" in target.finding.reason
 
 
+def decoded(packets):
+    """Return packets (key, flags, octets of payload, octets), all at the same time."""
+    keys = np.frombuffer(b"".join(packet[0] for packet in packets), np.uint8)
+    columns = np.array([packet[1:] for packet in packets]).T
+    return Decoded(keys.reshape(len(packets), -1), *columns, np.zeros(len(packets)))
+
+
 @pytest.mark.parametrize("asked", [True, False], ids=["from its SYN on", "from its SYN-ACK on"])
 def test_the_server_of_a_connection_is_known_in_later_windows(asked):
     client, server = (socket.inet_pton(socket.AF_INET6, a) for a in ("::a", "::b"))
@@ -139,9 +147,9 @@ def test_the_server_of_a_connection_is_known_in_later_windows(asked):
     back = there[18:36] + there[:18] + there[36:]
     table = FlowTable()
     begun = [(there, make.SYN), (back, make.SYN | make.ACK), (there, make.ACK)][not asked :]
-    table.add(*zip(*((key, flags, 0, 40) for key, flags in begun), strict=True))
+    table.add(decoded([(key, flags, 0, 40) for key, flags in begun]))
     table.close(1.0)
-    table.add([back, there], [make.ACK, make.ACK], [1, 0], [100, 40])
+    table.add(decoded([(back, make.ACK, 1, 100), (there, make.ACK, 0, 40)]))
     (flow,) = table.close(1.0).flows
     assert (flow.source, flow.target, flow.port) == ("::a", "::b", 50_000)
     assert (flow.packets, flow.replies) == (1, 1)

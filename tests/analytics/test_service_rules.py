@@ -7,7 +7,6 @@ import random
 import pytest
 
 from phalanx.analytics.detectors import Finding, load_detector
-from phalanx.analytics.fixed_rules import aggregate, request_floods
 from phalanx.analytics.service_rules import (
     AHEAD_S,
     FULL,
@@ -19,6 +18,7 @@ from phalanx.analytics.service_rules import (
     NETWORK_DELAY,
     TRAFFIC_SPIKE,
 )
+from phalanx.analytics.source_rules import aggregate, request_floods
 from phalanx.domain.actions import FlowStats
 from phalanx.domain.series import TimeSeries, TrafficWindow
 

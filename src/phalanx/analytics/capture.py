@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from operator import add
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import astuple, replace
+from numpy.typing import NDArray
 
 from phalanx.analytics.detectors import Finding
 from phalanx.analytics.fixed_rules import FixedRules
@@ -35,6 +36,8 @@ from phalanx.analytics.packets import (
     Capture,
     CaptureError,
     Decoded,
+    Ints,
+    Octets,
     decode,
     known_link,
 )
@@ -51,8 +54,11 @@ END = (KEY - 1) // 2
 BARE, SYN_OPTIONS = 52, 8
 """Octets of a packet of TCP with timestamps and without data; how many more a SYN has."""
 
-# A connection's record: counters, and what happened on it as bits.
-PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS, RATE, ACCEPTS = range(10)
+# A connection's record: counters, what happened on it as bits, and which end asked.
+COLUMNS = 11
+(
+    PACKETS, OCTETS, ASKED, REPLIES, BITS, RESETS, REFUSALS, REPLY_OCTETS, RATE, ACCEPTS, SWAPPED
+) = range(COLUMNS)  # fmt: skip
 KNOWN, COMPLETED, SENT, ANSWERED, ENDED, ACCEPTED = 1, 2, 4, 8, 16, 32
 
 
@@ -79,47 +85,80 @@ class FlowTable:
 
         """
         self.most = connections
-        self._table: dict[bytes, list[int]] = {}
+        self._rows: dict[bytes, int] = {}
+        """Of each connection, by its key, in which the lower end is the first."""
+        self._counts = np.zeros((COLUMNS, 0), np.int64)
         self._exported = servers is not None
         self._servers: set[bytes] = set() if servers is None else servers
         self._unlisted = 0
         self._coarsest = 1
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._rows)
 
-    def add(
-        self,
-        keys: Iterable[bytes],
-        flags: Iterable[int],
-        payload: Iterable[int],
-        octets: Iterable[int],
-    ) -> None:
-        """Count packets, given in the order of their times (see ``decode.Decoded``)."""
-        table = self._table
-        for key, flag, data, size in zip(keys, flags, payload, octets, strict=True):
-            record = table.get(key)
-            if record is not None:
-                self._forth(record, flag, data, size)
-                continue
-            back = key[END:-1] + key[:END] + key[-1:]
-            record = table.get(back)
-            if record is not None:
-                if flag & SYN and flag & ACK:
-                    self._note_server(key)
-                self._back(record, flag, data, size)
-                continue
-            if len(table) >= self.most:
+    def add(self, packets: Decoded) -> None:
+        """Count packets, given in the order of their times."""
+        ends = packets.keys[:, :-1].copy().view(f"S{END}")
+        swapped = ends[:, 0] > ends[:, 1]
+        keys = _octets(_turned(packets.keys, swapped))
+        known = map(self._rows.get, keys, repeat(-1))
+        rows: Ints = np.fromiter(known, np.int64, len(keys))
+        flags = packets.flags
+        syn, rst, ack, fin = ((flags & bit) > 0 for bit in (SYN, RST, ACK, FIN))
+        special = np.flatnonzero((rows < 0) | (syn & ack))
+        rows[special] = self._begin(
+            [keys[i] for i in special], swapped[special].tolist(), flags[special].tolist()
+        )
+        forth = swapped == self._counts[SWAPPED, rows]
+        listed = rows >= 0
+        forth, back = forth & listed, ~forth & listed
+        done, data = forth & ack & ~syn & ~rst, packets.payload > 0
+        counts = self._counts
+        for column, mask, more in (
+            (PACKETS, forth, 1), (OCTETS, forth, packets.octets[forth]),
+            (REPLIES, back, 1), (REPLY_OCTETS, back, packets.octets[back]),
+            (ASKED, forth & syn, 1), (REFUSALS, forth & rst & ~syn, 1),
+            (ACCEPTS, back & syn, 1), (RESETS, back & rst & ~syn, 1),
+        ):  # fmt: skip
+            np.add.at(counts[column], rows[mask], more)
+        for bit, mask in (
+            (KNOWN, forth & syn),
+            (COMPLETED, done),
+            (SENT, done & data),
+            (ANSWERED, back & data),
+            (ENDED, (rst & (back | (forth & ~syn))) | (fin & (back | done))),
+        ):
+            counts[BITS, rows[mask]] |= bit
+
+    def _begin(self, keys: list[bytes], swapped: list[bool], flags: list[int]) -> list[int]:
+        """Return the rows of packets that begin connections or accept them; -1: no room."""
+        rows, begun = [], []
+        first = len(self._rows)
+        for key, swap, flag in zip(keys, swapped, flags, strict=True):
+            row = self._rows.get(key)
+            if row is None and len(self._rows) >= self.most:
                 self._unlisted += 1
-                continue
-            known, reply = (KNOWN, False) if flag == SYN else self._ends(key, flag)
-            if reply:
-                accepted = ACCEPTED if flag & SYN else 0
-                record = table[back] = [0, 0, 0, 0, known | accepted, 0, 0, 0, 1, 0]
-                self._back(record, flag, data, size)
-            else:
-                record = table[key] = [0, 0, 0, 0, known, 0, 0, 0, 1, 0]
-                self._forth(record, flag, data, size)
+                row = -1
+            elif row is None:
+                known, reply = (KNOWN, False) if flag == SYN else self._ends(key, flag, swap=swap)
+                self._rows[key] = row = len(self._rows)
+                accepted = ACCEPTED if reply and flag & SYN else 0
+                begun.append((known | accepted, swap is not reply))
+            elif flag & SYN and flag & ACK:
+                asked = begun[row - first][1] if row >= first else self._counts[SWAPPED, row]
+                if swap != asked:
+                    self._note_server(key, swap=swap)
+            rows.append(row)
+        if begun:
+            self._make_room()
+            self._counts[RATE, first : len(self._rows)] = 1
+            self._counts[[BITS, SWAPPED], first : len(self._rows)] = np.array(begun).T
+        return rows
+
+    def _make_room(self) -> None:
+        """Have a column for each connection, and for as many as there may be soon."""
+        if (more := 2 * len(self._rows) - self._counts.shape[1]) > len(self._rows):
+            self._counts = np.pad(self._counts, ((0, 0), (0, more)))
 
     def record(self, flow: ExportedFlow, share: float = 1.0, *, data: bool | None = None) -> None:
         """Count a ``share`` of what an exporter says of one direction of a flow.
@@ -135,24 +174,25 @@ class FlowTable:
         packets, octets = flow.packets, flow.octets
         if share * rate != 1:
             packets, octets = round(share * rate * packets) or 1, round(share * rate * octets)
-        back = key[END:-1] + key[:END] + key[-1:]
+        swap = key[:END] > key[END:-1]
+        key = key[END:-1] + key[:END] + key[-1:] if swap else key
         accepts = flags == SYN | ACK and flow.packets == 1
         if accepts:
-            self._note_server(key)
-        if (record := self._table.get(key)) is not None:
-            reply = False
-        elif (record := self._table.get(back)) is not None:
-            reply = True
-        else:
-            if len(self._table) >= self.most:
+            self._note_server(key, swap=swap)
+        row = self._rows.get(key)
+        if row is None:
+            if len(self._rows) >= self.most:
                 self._unlisted += packets
                 return
             # The flags are those of all packets together: SYN and ACK may be of either end.
             only = flags & ~SYN if flags & ACK and not accepts else flags
-            known, reply = self._ends(key, only)
-            accepted = ACCEPTED if accepts else 0
-            record = [0, 0, 0, 0, known | accepted, 0, 0, 0, rate, 0]
-            self._table[back if reply else key] = record
+            known, reply = self._ends(key, only, swap=swap)
+            self._rows[key] = row = len(self._rows)
+            self._make_room()
+            self._counts[BITS, row] = known | (ACCEPTED if accepts else 0)
+            self._counts[SWAPPED, row] = swap is not reply
+        record = self._counts[:, row].tolist()
+        reply = record[SWAPPED] != swap
         record[RATE] = max(record[RATE], rate)
         if data is None:
             data = octets > BARE * packets + (SYN_OPTIONS if flags & SYN else 0)
@@ -165,93 +205,63 @@ class FlowTable:
             record[REPLY_OCTETS] += octets
             record[RESETS] += resets
             record[BITS] |= ended | (ANSWERED if data else 0)
-            return
-        record[PACKETS] += packets
-        record[OCTETS] += octets
-        record[REFUSALS] += resets
-        if flags & SYN:
-            record[ASKED] += packets if flags == SYN else rate
-            record[BITS] |= KNOWN
-        if flags & ACK and flags != RST | ACK:
-            record[BITS] |= COMPLETED | (SENT if data else 0)
-        record[BITS] |= ended
+        else:
+            record[PACKETS] += packets
+            record[OCTETS] += octets
+            record[REFUSALS] += resets
+            if flags & SYN:
+                record[ASKED] += packets if flags == SYN else rate
+                record[BITS] |= KNOWN
+            if flags & ACK and flags != RST | ACK:
+                record[BITS] |= COMPLETED | (SENT if data else 0)
+            record[BITS] |= ended
+        self._counts[:, row] = record
 
     def close(self, seconds: float) -> FlowRecords:
         """Return the records of the window that ends, which took ``seconds``; begin the next."""
-        flows: dict[bytes, tuple[int, ...]] = {}
-        ports: dict[bytes, bytes] = {}
-        names: dict[bytes, str] = {}
-        for key, record in self._table.items():
-            packets, octets, asked, replies, bits, resets, refusals, sent, rate, yes = record
-            if not packets and not self._exported and not 0 < replies == yes:
-                continue  # only the target's side was seen: nobody sent anything to it
-            if bits & ACCEPTED and packets == refusals and (packets or not self._exported):
-                key = key[END:-1] + key[:END] + key[-1:]  # noqa: PLW2901
-                one = (replies, sent, 0, 0, packets, 0, 0, refusals, replies, 0)
-            else:
-                refused = 0 < replies == resets and not asked
-                held = bits & KNOWN and bits & (COMPLETED | SENT) and not bits & ENDED
-                if self._exported:  # of samples nobody knows whether a connection ended
-                    held = held and replies and rate == 1
-                done = rate if bits & COMPLETED and not refused else 0
-                said, kept = rate if bits & ANSWERED else 0, 1 if held else 0
-                one = (packets, octets, asked, done, replies, said, kept, resets, 0, refusals)
-            # By source, target, its port and protocol: of the source's port, only whether it
-            # was the same for all.
-            name, port = key[: END - 2] + key[END:], key[END - 2 : END]
-            flow = flows.get(name)
-            if flow is None:
-                flows[name], ports[name] = one, port
-            else:
-                flows[name] = tuple(map(add, flow, one))
-                ports[name] = port if ports[name] == port else b""
-        unlisted, self._unlisted = self._unlisted, 0
-        coarsest, self._coarsest = self._coarsest, 1
-        self._table.clear()
-        return FlowRecords(
-            tuple(_stats(key, one, ports[key], coarsest, names) for key, one in flows.items()),
-            seconds,
-            unlisted=unlisted,
-        )
+        keys = np.frombuffer(b"".join(self._rows), np.uint8).reshape(-1, KEY)
+        counts = self._counts[:, : len(keys)]
+        if not self._exported:
+            # Where only the target's side was seen nobody sent anything to it.
+            replies = counts[REPLIES]
+            sent = (counts[PACKETS] > 0) | ((replies > 0) & (replies == counts[ACCEPTS]))
+            keys, counts = keys[sent], counts[:, sent]
+        packets, octets, asked, replies, bits, resets, refusals, back, rate, _, swapped = counts
+        accepted = (bits & ACCEPTED > 0) & (packets == refusals)
+        if self._exported:
+            accepted &= packets > 0
+        refused = (replies > 0) & (replies == resets) & (asked == 0)
+        held = (bits & KNOWN > 0) & (bits & (COMPLETED | SENT) > 0) & (bits & ENDED == 0)
+        if self._exported:  # of samples nobody knows whether a connection ended
+            held &= (replies > 0) & (rate == 1)
+        done, none = np.where((bits & COMPLETED > 0) & ~refused, rate, 0), np.zeros_like(packets)
+        said = np.where(bits & ANSWERED > 0, rate, 0)
+        usual = packets, octets, asked, done, replies, said, held, resets, none, refusals
+        turned = replies, back, none, none, packets, none, none, refusals, replies, none
+        flows = np.where(accepted, turned, usual)
+        found = _flows(_turned(keys, accepted ^ (swapped > 0)), flows, self._coarsest)
+        unlisted, self._unlisted, self._coarsest = self._unlisted, 0, 1
+        self._rows.clear()
+        self._counts[:] = 0
+        return FlowRecords(found, seconds, unlisted=unlisted)
 
-    def _forth(self, record: list[int], flag: int, data: int, size: int) -> None:
-        record[PACKETS] += 1
-        record[OCTETS] += size
-        if flag & SYN:
-            record[ASKED] += 1
-            record[BITS] |= KNOWN
-        elif flag & RST:
-            record[BITS] |= ENDED
-            record[REFUSALS] += 1
-        elif flag & ACK:
-            record[BITS] |= COMPLETED | (SENT if data else 0) | (ENDED if flag & FIN else 0)
-
-    def _back(self, record: list[int], flag: int, data: int, size: int) -> None:
-        record[REPLIES] += 1
-        record[REPLY_OCTETS] += size
-        if flag & SYN:
-            record[ACCEPTS] += 1
-        elif flag & RST:
-            record[RESETS] += 1
-        if flag & (FIN | RST):
-            record[BITS] |= ENDED
-        if data:
-            record[BITS] |= ANSWERED
-
-    def _note_server(self, key: bytes) -> None:
+    def _note_server(self, key: bytes, *, swap: bool) -> None:
         """Remember who sent a SYN-ACK; a SYN alone tells only that somebody asks for a server."""
         if len(self._servers) < SERVICES:
-            self._servers.add(key[:END])
+            self._servers.add(key[END:-1] if swap else key[:END])
 
-    def _ends(self, key: bytes, flag: int) -> tuple[int, bool]:
-        """Return whether the ends are known (``KNOWN`` or 0), and whether this is a reply."""
-        source, target = key[:END], key[END:-1]
+    def _ends(self, key: bytes, flag: int, *, swap: bool) -> tuple[int, bool]:
+        """Return whether the ends are known (``KNOWN`` or 0), and whether this is a reply.
+
+        ``swap``: the packet's source is the second end of the key.
+        """
         if key[-1] != TCP:
             return 0, False
         if flag & SYN:
             if flag & ACK:
-                self._note_server(key)
+                self._note_server(key, swap=swap)
             return KNOWN, bool(flag & ACK)
+        source, target = (key[END:-1], key[:END]) if swap else (key[:END], key[END:-1])
         if target in self._servers:
             return KNOWN, False
         if source in self._servers:
@@ -259,24 +269,44 @@ class FlowTable:
         return 0, source[-2:] < target[-2:]
 
 
-def _stats(
-    key: bytes,
-    counters: tuple[int, ...],
-    source_port: bytes,
-    sampling: int,
-    names: dict[bytes, str],
-) -> FlowStats:
-    """Return a flow's record; ``names`` are those of targets that are known."""
-    target = key[END - 2 : -3]
-    packets, octets, syn, done, replies, answered, held, resets, syn_acks, aborts = counters
-    return FlowStats(
-        _address(key[: END - 2]),
-        names.get(target) or names.setdefault(target, _address(target)),
-        int.from_bytes(key[-3:-1]),
-        PROTOCOLS.get(key[-1], "icmp"),
-        *(packets, octets, syn, done, replies, answered, held),
-        *(int.from_bytes(source_port), resets, syn_acks, 0, aborts, sampling),
+def _turned(keys: Octets, swap: NDArray[np.bool_]) -> Octets:
+    """Return keys (n, KEY) with the ends of some swapped."""
+    keys = keys.copy()
+    keys[swap, :-1] = np.roll(keys[swap, :-1], END, axis=1)
+    return keys
+
+
+def _octets(rows: Octets) -> list[bytes]:
+    octets: list[bytes] = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel().tolist()
+    return octets
+
+
+def _flows(keys: Octets, counts: Ints, sampling: int) -> tuple[FlowStats, ...]:
+    """Return the flows of connections with counts (10, n): by ends, target's port and protocol.
+
+    Of the source's port is told only whether it was the same for all.
+    """
+    index: dict[bytes, int] = {}
+    names = _octets(np.delete(keys, (END - 2, END - 1), axis=1))
+    group = np.array([index.setdefault(name, len(index)) for name in names], np.int64)
+    first = np.unique(group, return_index=True)[1]
+    totals = np.zeros((len(counts), len(index)), np.int64)
+    for total, count in zip(totals, counts, strict=True):
+        np.add.at(total, group, count)
+    source_port, port = (keys[:, at].astype(np.int64) << 8 | keys[:, at + 1] for at in (16, 34))
+    ports = source_port[first]
+    ports[group[source_port != ports[group]]] = 0
+    sources, targets = (_octets(keys[first, at : at + 16]) for at in (0, END))
+    text = {each: _address(each) for each in {*sources, *targets}}
+    *counted, resets, syn_acks, aborts = totals.tolist()
+    columns = (
+        [text[each] for each in sources],
+        [text[each] for each in targets],
+        port[first].tolist(),
+        [PROTOCOLS.get(each, "icmp") for each in keys[first, -1].tolist()],
     )
+    rest = ports.tolist(), resets, syn_acks, repeat(0), aborts, repeat(sampling)
+    return tuple(map(FlowStats, *columns, *counted, *rest))
 
 
 def _address(octets: bytes) -> str:
@@ -304,8 +334,7 @@ class Windows:
 
     def add(self, packets: Decoded) -> Iterator[tuple[float, FlowRecords]]:
         """Count packets; yield each window that they end: when it began, what it held."""
-        keys, flags, payload, octets, time = astuple(packets)
-        while len(time):
+        while len(time := packets.time):
             if self._start is None:
                 self._start, self._elapsed = float(time[0]), 0.0
             since = np.abs(time - self._start)
@@ -313,19 +342,12 @@ class Windows:
             count = int(outside[0]) if len(outside) else len(time)
             if count:
                 self._elapsed = max(self._elapsed, float(since[:count].max()))
-                self._table.add(
-                    keys[:count].view(f"V{KEY}").ravel().tolist(),
-                    flags[:count].tolist(),
-                    payload[:count].tolist(),
-                    octets[:count].tolist(),
-                )
+                self._table.add(Decoded(*(column[:count] for column in astuple(packets))))
             if count < len(time):
                 later = float(time[count]) > self._start
                 yield self._start, self._table.close(self.seconds if later else self._length())
                 self._start = None
-            keys, flags, payload, octets, time = (
-                column[count:] for column in (keys, flags, payload, octets, time)
-            )
+            packets = Decoded(*(column[count:] for column in astuple(packets)))
 
     def end(self) -> Iterator[tuple[float, FlowRecords]]:
         """Yield the window that is still open."""

@@ -21,8 +21,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from phalanx.analytics.fixed_rules import AMPLIFIED, FixedRules, FlowAggregate, aggregate
+from phalanx.analytics.fixed_rules import FixedRules
+from phalanx.analytics.group_rules import AMPLIFIED
 from phalanx.analytics.metrics import Matrix
+from phalanx.analytics.source_rules import FlowAggregate, aggregate
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.series import TrafficWindow
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import select
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import chain
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,10 @@ from numpy.typing import NDArray
 
 from phalanx.domain.errors import PhalanxError
 from phalanx.loading import open_file
+
+Octets = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 HEAD = 128
 """Octets of each packet that are kept: link header, two VLAN tags, IP with options, TCP."""
@@ -106,40 +112,36 @@ class Capture:
 
     def batches(self) -> Iterator[PacketBatch]:
         """Yield all packets up to the end, or up to what cannot be read (see ``problem``)."""
-        heads: list[bytes] = []
-        figures: list[tuple[int, int, int, int]] = []
-
-        def take(header: Any, octets: bytes) -> None:
-            heads.append(octets[:HEAD].ljust(HEAD, b"\0"))
-            figures.append((*header.getts(), len(octets), header.getlen()))
-
+        packets: dict[Any, bytes] = {}  # by header: to set an item takes no call of Python's own
         while self.problem is None:
             try:
-                self._reader.dispatch(BATCH, take)
+                self._reader.dispatch(BATCH, packets.__setitem__)
             except pcapy.PcapError as error:
                 self.problem = _why(error, self.path)
-            if not heads:
+            if not packets:
                 return
-            yield _batch(heads, figures)
-            heads.clear()
-            figures.clear()
+            moments = chain.from_iterable(map(methodcaller("getts"), packets))
+            seconds, microseconds = np.fromiter(moments, np.int64).reshape(-1, 2).T
+            length = np.fromiter(map(methodcaller("getlen"), packets), np.int64)
+            yield _batch(packets.values(), seconds + microseconds / 1e6, length)
+            packets.clear()
 
 
 def packet_batch(packets: list[tuple[bytes, float, int]]) -> PacketBatch:
     """Return packets given as ``Capture.read`` gives them, to the microsecond."""
-    heads = [octets[:HEAD].ljust(HEAD, b"\0") for octets, _, _ in packets]
-    figures = [(0, round(at * 1e6), len(octets), length) for octets, at, length in packets]
-    return _batch(heads, figures)
+    octets, moments, length = zip(*packets, strict=True)
+    return _batch(octets, np.array([round(at * 1e6) for at in moments]) / 1e6, np.array(length))
 
 
-def _batch(heads: list[bytes], figures: list[tuple[int, int, int, int]]) -> PacketBatch:
-    seconds, microseconds, captured, length = np.array(figures, np.int64).T
+def _batch(packets: Collection[bytes], time: NDArray[np.float64], length: Ints) -> PacketBatch:
+    captured = np.fromiter(map(len, packets), np.int64)
+    heads = b"".join([octets[:HEAD].ljust(HEAD, b"\0") for octets in packets])
     return PacketBatch(
-        heads=np.frombuffer(b"".join(heads), np.uint8).reshape(-1, HEAD),
+        heads=np.frombuffer(heads, np.uint8).reshape(-1, HEAD),
         captured=captured,
         length=np.maximum(length, captured),
-        time=seconds + microseconds / 1e6,
-        file_octets=int(captured.sum()) + RECORD * len(heads),
+        time=time,
+        file_octets=int(captured.sum()) + RECORD * len(packets),
     )
 
 
@@ -155,10 +157,6 @@ def _why(error: Exception, path: str, verb: str = "detect") -> str:
         return "is empty"
     return words
 
-
-Octets = NDArray[np.uint8]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 LINKS = {
     0: ("BSD loopback", None, 4),

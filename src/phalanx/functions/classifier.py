@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 from phalanx.analytics.detectors import SYN_FLOOD, Finding, load_detector
-from phalanx.analytics.fixed_rules import aggregate
+from phalanx.analytics.source_rules import aggregate
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, plan
 from phalanx.bdi.goals import GoalInstance

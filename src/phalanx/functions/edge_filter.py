@@ -29,10 +29,10 @@ from phalanx.analytics.detectors import (
     Finding,
     load_detector,
 )
-from phalanx.analytics.fixed_rules import (
+from phalanx.analytics.fixed_rules import FixedRules
+from phalanx.analytics.source_rules import (
     ANSWERED,
     COMPLETES,
-    FixedRules,
     FlowAggregate,
     aggregate,
     request_floods,

@@ -16,7 +16,6 @@ from msgspec import Struct, field
 from msgspec.structs import astuple
 
 from phalanx.analytics.detectors import SIGNALLING_STORM, Detector, Finding, load_detector
-from phalanx.analytics.fixed_rules import REQUESTS_S, FlowAggregate, aggregate, request_floods
 from phalanx.analytics.service_rules import (
     HIGH_MEMORY,
     NETWORK_DELAY,
@@ -25,6 +24,7 @@ from phalanx.analytics.service_rules import (
     RELIEVED,
 )
 from phalanx.analytics.signalling_rules import asked
+from phalanx.analytics.source_rules import REQUESTS_S, FlowAggregate, aggregate, request_floods
 from phalanx.auction.bidder import Bidder
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, perceives, plan, when

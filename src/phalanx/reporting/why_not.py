@@ -13,7 +13,7 @@ from ipaddress import IPv6Network
 
 from msgspec import Struct
 
-from phalanx.analytics.fixed_rules import COMPLETES
+from phalanx.analytics.source_rules import COMPLETES
 from phalanx.domain.errors import LogError
 from phalanx.domain.events import Event
 from phalanx.reporting.auctions import Auction, AuctionsView, BidRow
