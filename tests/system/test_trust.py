@@ -50,7 +50,7 @@ from phalanx.trust.attestation import Attestation
 from phalanx.trust.evidence import signed
 from phalanx.trust.keys import KeyKeeping
 from phalanx.trust.register import TrustStanding
-from tests.nightly import NIGHTLY
+from tests.nightly import NIGHTLY, sample
 from tests.system.rings import ring
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -191,7 +191,7 @@ def test_the_same_seed_gives_the_same_log(infected: Ran) -> None:
     assert [event for event in again.events if event.time < 60] == first
 
 
-@pytest.mark.parametrize("seed", [1, 3, 6])
+@pytest.mark.parametrize("seed", sample([1, 3, 6], 3))
 def test_a_liar_passes_every_measurement_and_is_found_by_its_deeds(seed: int) -> None:
     system = System(replace(LYING, seed=seed))
     result = system.run()
