@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from phalanx.domain.actions import Action, Failed, ReadMeasure
 from phalanx.domain.messages import AttackReport, Performative
 from phalanx.domain.predicates import Threat
 from phalanx.functions.edge_filter import EdgeFilter
@@ -235,6 +236,25 @@ def test_filters_end_after_the_attack_and_all_is_given_back() -> None:
     assert not [p for p in believed if isinstance(p, Threat)], "nothing is kept of what is over"
     assert result.summary.returned
     assert len(of(result, "measure.applied")) == len(of(result, "measure.lifted"))
+
+
+def test_filters_end_although_what_they_hold_back_cannot_be_read_for_a_while() -> None:
+    """As where the VNF is killed in the middle of a reading, and started again."""
+    system = System(ring(strategy="service", duration_s=400))
+    perform = system.infrastructure.perform
+
+    def deaf(pop: str, action: Action, cause: str, answer: Callable[[Any], None]) -> None:
+        if isinstance(action, ReadMeasure) and 40 <= system.clock.now() <= 60:
+            answer(Failed("it does not answer"))
+        else:
+            perform(pop, action, cause, answer)
+
+    system.infrastructure.perform = deaf  # type: ignore[method-assign]
+    result = system.run()
+    assert of(result, "action.failed", action="ReadMeasure")
+    assert {e.data["pop"] for e in of(result, "measure.applied") if e.time < 40} == {"east", "west"}
+    assert result.summary.returned
+    assert not [e for e in of(result, "measure.lifted") if e.time < END_S]
 
 
 # -- attacks without a handshake and servers that they exhaust --------------------------------

@@ -211,7 +211,12 @@ def lift_when_quiet(
         instance = inventory_of(me).holder(quiet.measure)
         if instance is None:
             return
-        sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
+        try:
+            sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
+        except PlanFailed:  # its VNF is being started again: it stays until more is known
+            since = me.now
+            yield Pause(interval_s)
+            continue
         if sample.cut_off:
             since = me.now  # it sees nothing, which does not mean that nothing comes
         elif sample.held_back_mb_s > LITTLE_MB_S:

@@ -506,7 +506,10 @@ class EdgeFilter(Capability):
                 return
             look_s = me.parameter(self, "harm_look_s")
             entry = effect.entry or None
-            records = yield Act(Observe(instance.id, look_s, ip=effect.ip, entry=entry))
+            try:
+                records = yield Act(Observe(instance.id, look_s, ip=effect.ip, entry=entry))
+            except PlanFailed:  # nothing is known of harm
+                return
             now = _served_mb_s(records, effect.ip)
             if now >= HARM * before:
                 return
