@@ -214,10 +214,8 @@ def lift_when_quiet(
         try:
             sample = yield Act(ReadMeasure(instance.measures[quiet.measure]))
         except PlanFailed:  # its VNF is being started again: it stays until more is known
-            since = me.now
-            yield Pause(interval_s)
-            continue
-        if sample.cut_off:
+            sample = None
+        if sample is None or sample.cut_off:
             since = me.now  # it sees nothing, which does not mean that nothing comes
         elif sample.held_back_mb_s > LITTLE_MB_S:
             since = me.now

@@ -178,8 +178,7 @@ class ServiceMonitor(Capability):
         seen = self._links.setdefault(link, _Link())
         while True:
             attacked = any(known.since is not None for known in self._targets.values())
-            hurried = attacked or seen.refused
-            seconds = me.parameter(self, "service_look_s") / (2 if hurried else 1)
+            seconds = me.parameter(self, "service_look_s") / (2 if attacked or seen.refused else 1)
             assert goal.instance is not None
             look = Observe(goal.instance, seconds, link, sampling=seen.sampling)
             try:
