@@ -1,7 +1,7 @@
 """Ethereum's formats: accounts, signed transactions, RLP and the ABI of contracts.
 
-Keccak-256 comes from pycryptodome, the curve from libsecp256k1 and the ABI from eth-abi, which
-takes a quarter of a verb's start and is imported as a contract is asked. Transactions are of the
+Keccak-256 comes from pycryptodome, the curve from libsecp256k1 and the ABI from eth-abi; they are
+imported with this module, and it is imported where a ledger is opened. Transactions are of the
 oldest kind (EIP-155), which every node takes. Octets from outside are read strictly: one value has
 one encoding.
 """
@@ -9,11 +9,12 @@ one encoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from coincurve import PrivateKey, PublicKey
 from Crypto.Hash import keccak as _keccak
+from eth_abi import abi
+from eth_abi.exceptions import DecodingError, EncodingError, ParseError
 from msgspec import Struct
 
 from phalanx.ledger import LedgerError
@@ -190,14 +191,6 @@ def _address(key: PublicKey) -> str:
 # -- ABI ------------------------------------------------------------------------------------
 
 
-@cache
-def _codec() -> Any:
-    import eth_abi.abi  # noqa: PLC0415  # slow to import
-    import eth_abi.exceptions  # noqa: PLC0415
-
-    return eth_abi
-
-
 def encode(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
     """Return the ABI encoding of ``values``.
 
@@ -205,11 +198,9 @@ def encode(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
         LedgerError: if they are not of these types.
 
     """
-    codec = _codec()
-    wrong = codec.exceptions.EncodingError, codec.exceptions.ParseError, UnicodeError, TypeError
     try:
-        return codec.abi.encode(kinds, values)  # type: ignore[no-any-return]
-    except wrong as error:
+        return abi.encode(kinds, values)
+    except (EncodingError, ParseError, UnicodeError, TypeError) as error:
         raise LedgerError(f"values that no contract takes: {error}".splitlines()[0][:150]) from None
 
 
@@ -220,12 +211,10 @@ def decode(kinds: Sequence[str], octets: bytes) -> tuple[Any, ...]:
         LedgerError: if they are not what ``encode`` makes of values of these types.
 
     """
-    codec = _codec()
-    wrong = codec.exceptions.DecodingError, codec.exceptions.EncodingError
     try:
-        values: tuple[Any, ...] = codec.abi.decode(kinds, octets)
-        if codec.abi.encode(kinds, values) == octets:
+        values = abi.decode(kinds, octets)
+        if abi.encode(kinds, values) == octets:
             return values
-    except (*wrong, UnicodeError, OverflowError):
+    except (DecodingError, EncodingError, UnicodeError, OverflowError):
         pass
     raise LedgerError("octets that are not the values they should be")
