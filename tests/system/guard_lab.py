@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -268,6 +269,27 @@ def until(ready: Callable[[], bool], else_say: str, seconds: float = 15.0) -> No
     while not ready():
         assert time.monotonic() < end, else_say
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def of_both_families(folder: Path) -> Iterator[Lab]:
+    """Give a lab whose server has an address of each family, with room for what guards both."""
+    made = Lab(folder)
+    room = made.site.read_text().replace("_gb: 1", "_gb: 4")
+    made.site.write_text(room + SITE6)
+    with contextlib.closing(made):
+        yield made
+
+
+def network(address: str) -> str:
+    """Return the source that an IPv6 address is judged as: its /64."""
+    return re.sub(r"::2$", "::/64", address)
+
+
+def arrived(lab: Lab) -> int:
+    """Return how many packets the server's interface has received."""
+    table = lab.inside("server", "cat", "/proc/self/net/dev")
+    return int(table.partition("eth:")[2].split()[1])
 
 
 def said(process: subprocess.Popen[str], words: str) -> str:

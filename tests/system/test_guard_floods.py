@@ -16,15 +16,15 @@ from tests.system.guard_lab import (
     PORT,
     SERVER,
     SERVER6,
-    SITE6,
     USER,
     USER6,
-    Lab,
     Visitors,
+    arrived,
     end,
+    network,
+    of_both_families,
     said,
 )
-from tests.system.test_guard_ipv6 import arrived, network
 
 pytestmark = GATEWAY
 
@@ -45,13 +45,8 @@ KINDS = {
 
 @pytest.fixture
 def lab(tmp_path):
-    made = Lab(tmp_path)
-    room = made.site.read_text().replace("_gb: 1", "_gb: 4")
-    made.site.write_text(room + SITE6)
-    try:
+    with of_both_families(tmp_path) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 import time
@@ -20,12 +19,13 @@ from tests.system.guard_lab import (
     GUARDED,
     PORT,
     SERVER6,
-    SITE6,
     USER,
     USER6,
-    Lab,
     Visitors,
+    arrived,
     end,
+    network,
+    of_both_families,
     said,
     until,
 )
@@ -38,22 +38,13 @@ SETTLED_S = 4
 FORGED = "2001:db8:8:99::/64"
 
 
-def network(address: str) -> str:
-    return re.sub(r"::2$", "::/64", address)
-
-
 NETWORKS = {network(each) for each in ATTACKERS6}
 
 
 @pytest.fixture
 def lab(tmp_path):
-    made = Lab(tmp_path)
-    room = made.site.read_text().replace("_gb: 1", "_gb: 4")
-    made.site.write_text(room + SITE6)
-    try:
+    with of_both_families(tmp_path) as made:
         yield made
-    finally:
-        made.close()
 
 
 def phalanx(lab, *words):
@@ -183,12 +174,6 @@ def test_both_addresses_are_guarded_spared_taken_over_shown_and_released(lab):
     end(guard)
     assert not runs.find(run).processes
     assert "phx_" not in lab.inside("gate", "nft", "list", "ruleset")
-
-
-def arrived(lab):
-    """Return how many packets the server's interface has received."""
-    table = lab.inside("server", "cat", "/proc/self/net/dev")
-    return int(table.partition("eth:")[2].split()[1])
 
 
 @pytest.mark.parametrize("port", [PORT, PORT + 1])

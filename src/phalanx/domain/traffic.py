@@ -47,6 +47,11 @@ class Profile(Struct, frozen=True):
     malicious: bool = False
     """The truth, for evaluation only: no agent and no detector ever sees it."""
 
+    @property
+    def request_share(self) -> float:
+        """Share of its packets that ask for something: for connections, or for echoes."""
+        return 1.0 if self.protocol == "icmp" else self.syn_share
+
 
 VIDEO = Profile("video", responsive=True, packet_octets=900.0, syn_share=0.002, connections=1)
 HTTP = Profile("http", responsive=True, packet_octets=400.0, syn_share=0.08, connections=1)

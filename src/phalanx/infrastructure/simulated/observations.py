@@ -76,8 +76,7 @@ def _flow(
     rng: np.random.Generator, source: Source, packets: int, delivered: float, looked_at: float
 ) -> FlowStats:
     profile = source.profile
-    asks = 1.0 if profile.protocol == "icmp" else profile.syn_share
-    syn = int(rng.binomial(packets, asks))
+    syn = int(rng.binomial(packets, profile.request_share))
     established = int(rng.binomial(syn, delivered)) if profile.establishes else 0
     still_open = round(profile.connections * looked_at) if delivered > 0 else 0
     replies = int(rng.poisson(packets * delivered * profile.reply_share))
@@ -107,8 +106,7 @@ def _forged(
 ) -> list[FlowStats]:
     profile = source.profile
     addresses = rng.integers(_LOWEST, _HIGHEST, packets)
-    asks = 1.0 if profile.protocol == "icmp" else profile.syn_share
-    syn = rng.binomial(1, asks, packets)
+    syn = rng.binomial(1, profile.request_share, packets)
     replies = rng.poisson(0.0 if source.asymmetric else delivered * profile.reply_share, packets)
     return [
         FlowStats(
