@@ -81,6 +81,38 @@ def test_a_shell_is_told_when_its_agent_has_left() -> None:
     assert not node.alive
 
 
+def test_who_has_left_hears_nothing_while_its_disk_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it said last waits for the disk; what arrives meanwhile is too late."""
+    slow = FaultSpec(at_s=4.0, kind="slow-disk", agent="east", delay_s=2.5)
+    system = System(replace(load_published(RING), faults=(slow,)))
+    node = system.nodes["east"]
+    heard: list[bool] = []
+    receive = Agent.receive
+
+    def listen(agent: Agent, message: Message, now: float) -> Any:
+        heard.append(agent.drained)
+        return receive(agent, message, now)
+
+    def ask() -> None:
+        if not node.agent.drained:
+            system.clock.call_at(system.clock.now() + 0.1, ask)
+            return
+        assert node.alive
+        question = Message("x:1", Performative.QUERY, "north", "east", "x", Query(), "north.1-1")
+        system.faulty_bus.send(question)
+        heard.append(False)
+
+    monkeypatch.setattr(Agent, "receive", listen)
+    system.clock.call_at(5.0, lambda: system.drain("east"))
+    system.clock.call_at(5.0, ask)
+    system.run(until=60)
+    assert heard
+    assert not any(heard)
+    assert not node.alive
+
+
 # -- probes: whether one agent reaches another, beside what agents say ------------------------
 
 

@@ -99,7 +99,7 @@ class Node:
 
     def drain(self, cause: str) -> None:
         """Let the agent hand over what it does, and leave."""
-        if self.alive:
+        if self._lives():
             self._carry_out(self.agent.drain(self._clock.now(), cause))
 
     def _live(self, instructions: list[Instruction]) -> None:
@@ -122,28 +122,32 @@ class Node:
 
     def tell(self, percept: object, cause: str) -> None:
         """Let the agent perceive something that does not come from the infrastructure."""
-        if self.alive:
+        if self._lives():
             self._carry_out(self.agent.perceive(percept, self._clock.now(), cause))
+
+    def _lives(self) -> bool:
+        """Whether anything reaches the agent; what it said as it left may wait for the disk."""
+        return self.alive and not self.agent.drained
 
     def carry_out(self, instructions: list[Instruction]) -> None:
         """Carry out what the agent decided outside the shell (as it was composed)."""
         self._carry_out(instructions)
 
     def _receive(self, message: Message) -> None:
-        if self.alive:
+        if self._lives():
             self._carry_out(self.agent.receive(message, self._clock.now()))
 
     def _perceive(self, percept: Percept) -> None:
-        if self.alive:
+        if self._lives():
             self._carry_out(self.agent.perceive(percept, self._clock.now()))
 
     def _answer(self, token: int, outcome: Outcome) -> None:
-        if self.alive:
+        if self._lives():
             self._carry_out(self.agent.answer(token, outcome, self._clock.now()))
 
     def _tick(self) -> None:
         self._timer = self._due = None
-        if self.alive:
+        if self._lives():
             self._carry_out(self.agent.tick(self._clock.now()))
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
