@@ -223,5 +223,8 @@ class Source(Struct, frozen=True):
 
 
 def source_address(group: int, number: int) -> str:
-    """Return the address of source ``number`` of group ``group``, both counted from 1."""
-    return f"10.{group}.{number // 256}.{number % 256}"
+    """Return the address of source ``number`` of group ``group``, both counted from 1.
+
+    The first 255 groups are in 10.0.0.0/8; a scenario file has at most 200.
+    """
+    return f"{10 + group // 256}.{group % 256}.{number // 256}.{number % 256}"
