@@ -1,9 +1,9 @@
 """Hours and days of a network: memory, speed, and whether every attack is seen to its end.
 
 Agents on a ring watch a server's link, with heartbeats, and every ten minutes attackers flood
-it for a minute. The log goes to a file and is not kept in memory. Printed: virtual hours per
-hour of the wall clock, idle and attacked, memory hour by hour, attacks that raised an alarm and
-were mitigated, and what is left open at the end.
+it for a minute; after a day the same ones come again. The log goes to a file and is not kept in
+memory. Printed: virtual hours per hour of the wall clock, idle and attacked, memory hour by hour,
+attacks that raised an alarm and were mitigated, and what is left open at the end.
 
 Run it with ``python benchmarks/bench_endurance.py [--quick] [--hours 24] [--agents 20]``.
 """
@@ -22,7 +22,14 @@ from msgspec.structs import replace
 from phalanx.domain.events import Event
 from phalanx.reporting.event_text import is_alarm
 from phalanx.runtime.loading import load_scenario
-from phalanx.runtime.scenario import LinkSpec, MonitorSpec, NetworkSpec, PopSpec, Scenario
+from phalanx.runtime.scenario import (
+    LinkSpec,
+    MonitorSpec,
+    NetworkSpec,
+    PopSpec,
+    Scenario,
+    ShapeSpec,
+)
 from phalanx.runtime.system import System
 from phalanx.store.jsonl import JsonlSink
 from tables import QUICK, show
@@ -31,6 +38,7 @@ QUICKSTART = Path(__file__).resolve().parents[1] / "scenarios" / "quickstart-rin
 EVERY_S = 600.0
 ATTACK_S = 60.0
 FIRST_S = 60.0
+DAY_S = 86_400.0
 RUNNING = {"measure.applied": 1, "measure.lifted": -1, "instance.started": 1}
 RUNNING |= {"instance.stopped": -1, "goal.adopted": 1, "goal.ended": -1}
 RUNNING |= {"plan.started": 1, "plan.ended": -1, "chain.opened": 1, "chain.closed": -1}
@@ -50,13 +58,11 @@ def endurance(agents: int, hours: float, *, attacked: bool) -> Scenario:
     users, attackers = quick.traffic
     third, half = names[agents // 3], names[agents // 2]
     groups = [replace(users, at=(names[1], third, half))]
-    for number, start in enumerate(attack_starts(hours) if attacked else ()):
+    daily = ShapeSpec(on_s=ATTACK_S, off_s=DAY_S - ATTACK_S)
+    for number, start in enumerate(attack_starts(min(hours, 24)) if attacked else ()):
         at = names[1 + number % (agents - 1)], names[1 + number * 7 % (agents - 1)]
-        groups.append(
-            replace(
-                attackers, name=f"attack-{number}", at=at, start_s=start, end_s=start + ATTACK_S
-            )
-        )
+        name = f"attack-{number}"
+        groups.append(replace(attackers, name=name, at=at, start_s=start, end_s=None, shape=daily))
     return replace(
         quick,
         name=f"endurance-{agents}",

@@ -100,19 +100,32 @@ def test_forged_udp_is_dropped_whatever_its_port_where_nobody_is_served_by_udp()
     assert min(shares(result)) > 0.9
 
 
-def test_a_flood_that_fills_a_link_upstream_is_found() -> None:
-    """The monitored link never carries more than 2 MB/s, and its threshold is 4.5."""
+def narrow_east(**changes: Any) -> RunResult:
+    """Run with an attacker in the east, whose link to the shop takes 2 MB/s; the shop's takes 6."""
     links = [{"between": ["east", "south"], "bandwidth_mb_s": 2, "latency_ms": 5}]
     links += [
         {"between": [a, b], "bandwidth_mb_s": 50, "latency_ms": 5}
         for a, b in (("north", "east"), ("south", "west"), ("west", "north"))
     ]
-    pops = [pop(name) for name in POPS]
-    result = service(
-        network={"repository": "north", "pops": pops, "links": links},
-        traffic=[users(at=["east"]), attack(at=["east"], count=1, demand_mb_s=20)],
-    )
-    assert min(shares(result)) > 0.9
+    network = {"repository": "north", "pops": [pop(name) for name in POPS], "links": links}
+    return service(network=network, **changes)
+
+
+def test_a_flood_that_fills_a_link_upstream_is_found() -> None:
+    """The monitored link never carries more than 2 MB/s, and its threshold is 4.5."""
+    flood = attack(at=["east"], count=1, demand_mb_s=20)
+    assert min(shares(narrow_east(traffic=[users(at=["east"]), flood]))) > 0.9
+
+
+@pytest.mark.parametrize("count", [1, 400])
+def test_a_udp_flood_that_cuts_off_a_few_of_the_users_is_found(count: int) -> None:
+    """Seven of ten are served as ever, and the shop's link is not half full."""
+    flood = attack(at=["east"], count=count, demand_mb_s=20 / count, profile="udp-flood")
+    result = narrow_east(traffic=[users(), {**flood, "start_s": 24.0}])
+    assert min(shares(result, since=34)) > 0.9
+    assert {sources for _, named in filters(result) for sources in named} == {
+        f"10.2.{n // 256}.{n % 256}" for n in range(1, count + 1)
+    }
 
 
 def test_a_flood_larger_than_the_inner_links_does_not_reach_them() -> None:

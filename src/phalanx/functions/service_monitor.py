@@ -57,6 +57,8 @@ FAMILIAR_WEIGHT = 0.1
 """Weight of one look in what a source usually sends."""
 FEW_KNOWN = 3
 """Fewer users that were seen before do not show whether others take service from them."""
+FEW_CUT = 2
+"""One user that gets much less than it did may want less."""
 GROWN = 1.5
 """A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
 that grow slowly were there while users were served, too."""
@@ -118,6 +120,10 @@ class _Target(Struct):
     """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
+    thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
+    """Shares of them that got much less in the last looks while nothing was wrong."""
+    cut: float | None = None
+    """Since when that is a larger share than ever, in seconds: a link that they share is full."""
     swarmed: float = -1e9
     """When strangers were seen last: those that come soon after are more of them."""
 
@@ -221,7 +227,7 @@ class ServiceMonitor(Capability):
             kept -= len(seen.looks.popleft()[1].flows)
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
-        findings = self._harmful(findings, records, whole_s, sample)
+        findings = self._harmful(me, findings, records, whole_s, sample)
         convicted = self._convicted(me, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
@@ -283,8 +289,18 @@ class ServiceMonitor(Capability):
             findings += [f for f in longer if (f.source, f.target) in present]
         return findings
 
+    def _hurt(self, me: Agent, known: _Target) -> bool:
+        """Whether users get much less: all together, or for a while those behind one link."""
+        cut = known.cut is not None and me.now - known.cut >= LOW_S
+        return cut or known.suffers is not None
+
     def _harmful(
-        self, findings: list[Finding], records: FlowRecords, seconds: float, sample: LinkSample
+        self,
+        me: Agent,
+        findings: list[Finding],
+        records: FlowRecords,
+        seconds: float,
+        sample: LinkSample,
     ) -> list[Finding]:
         """Return the findings but for UDP that nothing answers and that takes nothing from users.
 
@@ -311,7 +327,7 @@ class ServiceMonitor(Capability):
                 return True
             known, source = self._target(f.target), f.source or ""
             new = sent.get(f.target, {}).get(source, 0.0) > GROWN * known.familiar.get(source, 0.0)
-            return known.suffers is not None and (new or f.spoofed)
+            return self._hurt(me, known) and (new or f.spoofed)
 
         return list(filter(harms, findings))
 
@@ -354,7 +370,7 @@ class ServiceMonitor(Capability):
             known = self._targets.get(target)
             if known is None:
                 continue
-            if known.suffers is not None:
+            if self._hurt(me, known):
                 sent = every[target]
             elif me.now - known.swarmed < me.parameter(self, "calm_s"):
                 sent = steady.get(target, {})  # of forged sources each sends a packet or two
@@ -457,10 +473,24 @@ class ServiceMonitor(Capability):
             less = len(kept) < FEW_KNOWN or median(kept) < BREACHED
             explained = target in attacked
             fell = each_kb_s < BREACHED * median(known.usual or (0.0,))
+            self._part(me, known, [share < BREACHED for share in kept], explained=explained)
             yield from self._breach(me, target, known, each_kb_s, less=less, explained=explained)
-            if known.suffers is None and not fell and not explained:
+            if known.suffers is None and known.cut is None and not fell and not explained:
                 _learn(known.familiar, sent.get(target, {}))
                 _learn(known.served, now)
+
+    def _part(self, me: Agent, known: _Target, thin: list[bool], *, explained: bool) -> None:
+        """Notice that some users get much less, as others go on: fewer than make a breach."""
+        share = sum(thin) / len(thin) if thin else 0.0
+        learned = len(known.thin) >= LEARNED
+        if sum(thin) < FEW_CUT or not learned or share <= max(known.thin):
+            known.cut = None
+        elif known.cut is None:
+            known.cut = me.now
+        if known.cut is None or me.now - known.cut > me.parameter(self, "resigned_s"):
+            known.cut = None
+            if known.suffers is None and not explained:
+                known.thin.append(share)
 
     def _breach(
         self,
