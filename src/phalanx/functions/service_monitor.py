@@ -57,8 +57,8 @@ FAMILIAR_WEIGHT = 0.1
 """Weight of one look in what a source usually sends."""
 FEW_KNOWN = 3
 """Fewer users that were seen before do not show whether others take service from them."""
-FEW_CUT = 2
-"""One user that gets much less than it did may want less."""
+LOST = 0.6
+"""What users that get much less than they did lack together, of what one got, at least."""
 GROWN = 1.5
 """A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
 that grow slowly were there while users were served, too."""
@@ -121,7 +121,8 @@ class _Target(Struct):
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
     thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
-    """Shares of them that got much less in the last looks while nothing was wrong."""
+    """What those lacked that got much less, as share of what all got, in the last looks while
+    nothing was wrong."""
     cut: float | None = None
     """Since when that is a larger share than ever, in seconds: a link that they share is full."""
     swarmed: float = -1e9
@@ -473,17 +474,17 @@ class ServiceMonitor(Capability):
             less = len(kept) < FEW_KNOWN or median(kept) < BREACHED
             explained = target in attacked
             fell = each_kb_s < BREACHED * median(known.usual or (0.0,))
-            self._part(me, known, [share < BREACHED for share in kept], explained=explained)
+            self._part(me, known, kept, explained=explained)
             yield from self._breach(me, target, known, each_kb_s, less=less, explained=explained)
             if known.suffers is None and known.cut is None and not fell and not explained:
                 _learn(known.familiar, sent.get(target, {}))
                 _learn(known.served, now)
 
-    def _part(self, me: Agent, known: _Target, thin: list[bool], *, explained: bool) -> None:
+    def _part(self, me: Agent, known: _Target, kept: list[float], *, explained: bool) -> None:
         """Notice that some users get much less, as others go on: fewer than make a breach."""
-        share = sum(thin) / len(thin) if thin else 0.0
-        learned = len(known.thin) >= LEARNED
-        if sum(thin) < FEW_CUT or not learned or share <= max(known.thin):
+        lost = sum([1 - share for share in kept if share < BREACHED])
+        share = lost / max(len(kept), 1)
+        if lost < LOST or len(known.thin) < LEARNED or share <= max(known.thin):
             known.cut = None
         elif known.cut is None:
             known.cut = me.now
