@@ -194,6 +194,9 @@ def test_contract_that_is_accepted_twice(log):
     at = first(log, "contract.accepted")
     twin = replace(log[at], id="other-1")
     assert "contracts" in broken([*log[: at + 1], twin, *log[at + 1 :]])
+    data = {"incarnation": 2}  # that a process was killed no event says
+    back = replace(log[at], id="other-0", kind="agent.restored", data=data)
+    assert "contracts" not in broken([*log[: at + 1], back, twin, *log[at + 1 :]])
 
 
 def test_agent_that_is_taken_for_dead_and_lives(log):

@@ -157,6 +157,8 @@ class AuctionRules(RuleGroup):
         for name in [n for n in self._waiting if self._auctions[n].agent == agent]:
             del self._waiting[name]
 
+    on_agent_restored = RuleGroup.on_agent_left
+
     def on_plan_ended(self, event: Event) -> None:
         """Expect no decision about a goal that its plan pursues no longer."""
         for name in list(self._waiting):
