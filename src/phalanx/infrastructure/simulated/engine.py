@@ -61,7 +61,19 @@ class Meter:
         self.rate = np.zeros(len(rows))
 
 
-class TrafficEngine:
+class Timed:
+    """What is called again and again, by a timer that it sets itself."""
+
+    _timer: Timer | None = None
+
+    def stop(self) -> None:
+        """Be called no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class TrafficEngine(Timed):
     """Ticks, counters and meters."""
 
     def __init__(
@@ -77,7 +89,6 @@ class TrafficEngine:
         self._tick_s = tick_s
         self._prepare = prepare
         self._react = react
-        self._timer: Timer | None = None
         self._ticks = -1
         self._synced = clock.now()
         self._meters: list[Meter] = []
@@ -93,12 +104,6 @@ class TrafficEngine:
             due = ceil(self._clock.now() / self._tick_s - _ALIGNED)
             self._ticks = max(due, self._ticks + 1)
             self._timer = self._clock.call_at(self._ticks * self._tick_s, self._tick)
-
-    def stop(self) -> None:
-        """Tick no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def sync(self) -> None:
         """Bring all counters up to the present."""

@@ -106,14 +106,16 @@ class Flows:
         self.policers: list[int] = []
         self._spare: list[int] = []
         """Policers of measures that were lifted, for the next ones."""
+        self.demand = np.array([source.demand_mb_s for source in sources])
         self._row_of = fluid.add_rows(
-            np.array([source.demand_mb_s for source in sources]),
+            self.demand,
             np.array([source.profile.responsive for source in sources], dtype=bool),
         )
         self.level = np.zeros(len(self.sources))
         """How strongly each source wants to send now, 0 (not at all) to 1."""
         self.extra = np.zeros(len(self.sources))
         """What each asks for beside its own demand, in MB/s (``Signalling``)."""
+        self._asked, self._asked_at = np.zeros(len(self.sources)), 0.0
         self._resting = np.zeros(len(self.sources), dtype=bool)
         self._kept_out = np.zeros(len(self.sources), dtype=bool)
         self._routes: list[Route | None] = [None] * len(self.sources)
@@ -127,20 +129,29 @@ class Flows:
         self._stale: dict[int, None] = dict.fromkeys(range(len(self.sources)))
         self._direct: dict[tuple[PopId, str], Route | None] = {}
 
-    def start(self, row: int, level: float) -> None:
+    def start(self, row: int, level: float, now: float) -> None:
         """Let a source send at this share of its demand from now on; 0 ends it."""
+        self.asked(now)
         self.level[row] = level
         if level > 0:
             demand = self.sources[row].demand_mb_s * level + self.extra[row]
             self._fluid.demand[self._row_of[row]] = demand
         self._stale[row] = None
 
-    def ask(self, rows: Rows, extra_mb_s: Floats) -> bool:
+    def ask(self, rows: Rows, extra_mb_s: Floats, now: float) -> bool:
         """Let sources ask for so much beside their demand; return whether that is a change."""
+        self.asked(now)
         changed = not alike(self.extra[rows], extra_mb_s, _STEADY, _STEADY**2)
         self._fluid.demand[self._row_of[rows]] += extra_mb_s - self.extra[rows]
         self.extra[rows] = extra_mb_s
         return changed
+
+    def asked(self, now: float) -> Floats:
+        """Return what each source has wanted to get across up to ``now``, in MB."""
+        if now > self._asked_at:
+            asking = self.demand * self.level + self.extra
+            self._asked, self._asked_at = self._asked + asking * (now - self._asked_at), now
+        return self._asked
 
     def rest(self, row: int, *, resting: bool) -> None:
         """Let a source send nothing for a while, whatever it wants, or end that."""

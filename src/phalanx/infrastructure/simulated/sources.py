@@ -20,12 +20,12 @@ from math import inf
 import numpy as np
 from msgspec.structs import replace
 
-from phalanx.clock import Clock, Timer
+from phalanx.clock import Clock
 from phalanx.domain.events import Recorder
 from phalanx.domain.network import Host, LinkId, Network
 from phalanx.domain.traffic import CALLS, Source
 from phalanx.infrastructure.simulated.downloads import Transfers
-from phalanx.infrastructure.simulated.engine import TrafficEngine
+from phalanx.infrastructure.simulated.engine import Timed, TrafficEngine
 from phalanx.infrastructure.simulated.flows import Flows, Rows, part_of
 from phalanx.infrastructure.simulated.fluid import Floats, Fluid
 
@@ -120,7 +120,7 @@ class Signalling:
             asked = hosts.index(called.address)
             self._calls.append((at, asked, share, rows, kind[rows], own))
             for row in own:
-                flows.start(int(row), 1.0)
+                flows.start(int(row), 1.0, now)
 
     def settle(self, now: float) -> bool:
         """Bring up to date what is asked for beside all demands; to be called before each tick.
@@ -138,7 +138,7 @@ class Signalling:
                 missing = share * (1.0 - self.answered[called] * got / asked)
                 self.answered[caller] = max(0.0, self.answered[caller] - missing)
             made = np.bincount(kinds, delivering[rows] * self._requests[rows], len(own))
-            changed |= self._flows.ask(own, share * made / self._requests[own])
+            changed |= self._flows.ask(own, share * made / self._requests[own], now)
         if len(rows := self._rows):
             sent, level = sending[rows], self._flows.level[rows]
             served = delivering[rows] * self.answered[self._host[rows]]
@@ -148,7 +148,7 @@ class Signalling:
             steady = missed * made[:-1] * self._again_s
             kept = np.exp(-elapsed / self._again_s)
             self._waiting = (steady + (self._waiting - steady) * kept) * (level > 0)
-            changed |= self._flows.ask(rows, self._waiting.sum(axis=0) / self._again_s)
+            changed |= self._flows.ask(rows, self._waiting.sum(axis=0) / self._again_s, now)
         return changed
 
 
@@ -160,7 +160,7 @@ _LEAST_SHARE = 1e-3
 _DIGITS = 6
 
 
-class GroundTruthSampler:
+class GroundTruthSampler(Timed):
     """Records averages over each period."""
 
     def __init__(
@@ -192,19 +192,12 @@ class GroundTruthSampler:
         addresses = list(flows.hosts)
         self._host = np.array([addresses.index(s.target) for s in sources], dtype=np.intp)
         self._malicious = np.array([s.profile.malicious for s in sources], dtype=bool)
-        self._demand = np.array([s.demand_mb_s for s in sources], dtype=np.float64)
         self._passed = engine.passed()[self._stages]
         self._delivered = engine.delivered[: len(sources)].copy()
+        self._asked = flows.asked(clock.now())
         self._count = 0
         self._began = clock.now()
-        self._timer: Timer | None = None
         self._next()
-
-    def stop(self) -> None:
-        """Sample no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def denied_mb_s(self) -> dict[str, float]:
         """Return what honest sources lack now because of measures, in MB/s by host.
@@ -214,8 +207,8 @@ class GroundTruthSampler:
         """
         flows, fluid = self._flows, self._fluid
         rows = np.flatnonzero(~self._malicious & fluid.active[: len(self._malicious)])
-        lacking = np.maximum(self._demand[rows] - fluid.delivering[rows], 0.0)
-        short = lacking > _LEAST_SHARE * self._demand[rows]
+        lacking = np.maximum(flows.demand[rows] - fluid.delivering[rows], 0.0)
+        short = lacking > _LEAST_SHARE * flows.demand[rows]
         rows, lacking = rows[short], lacking[short]
         way = flows.ways(rows)
         closed = -np.log(np.maximum(fluid.fitting[way], _LEAST_SHARE**3))
@@ -235,17 +228,21 @@ class GroundTruthSampler:
     def _sample(self) -> None:
         passed = self._engine.passed()[self._stages]
         delivered = self._engine.delivered[: len(self._flows.sources)].copy()
+        asked = self._flows.asked(self._clock.now())
         self._recorder.record(
             "network.sample",
             self._cause,
-            hosts=self._hosts((delivered - self._delivered) / self._period_s),
+            hosts=self._hosts(
+                (delivered - self._delivered) / self._period_s,
+                (asked - self._asked) / self._period_s,
+            ),
             links=self._links((passed - self._passed) / self._period_s),
             downloads=len(self._transfers),
         )
-        self._passed, self._delivered = passed, delivered
+        self._passed, self._delivered, self._asked = passed, delivered, asked
         self._next()
 
-    def _hosts(self, rates: np.ndarray) -> dict[str, dict[str, float]]:
+    def _hosts(self, rates: np.ndarray, asked: np.ndarray) -> dict[str, dict[str, float]]:
         count = len(self._flows.hosts)
 
         def total(weights: np.ndarray) -> np.ndarray:
@@ -254,7 +251,6 @@ class GroundTruthSampler:
         answered = rates * self._signalling.answered[self._host]
         legitimate = total(answered * ~self._malicious)
         malicious = total(answered * self._malicious)
-        asked = self._demand * self._flows.level + self._flows.extra
         wanted = total(asked * ~self._malicious)
         figures = {
             host.name: {
@@ -291,7 +287,7 @@ class GroundTruthSampler:
         return dict(sorted(figures.items()))
 
 
-class SourceSchedule:
+class SourceSchedule(Timed):
     """Starts and stops sources, and tells of each group that changes."""
 
     def __init__(
@@ -308,14 +304,7 @@ class SourceSchedule:
             self._groups.setdefault(source.group, []).append(row)
             self._plan(row)
         self._clock = clock
-        self._timer: Timer | None = None
         self._next()
-
-    def stop(self) -> None:
-        """Change nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _next(self) -> None:
         self._timer = self._clock.call_at(self._due[0][0], self._change) if self._due else None
@@ -332,7 +321,7 @@ class SourceSchedule:
             _, row, level = heappop(self._due)
             if (level > 0) != self._flows.is_running(row) or level == 1:
                 changed[self._flows.sources[row].group] = None  # Not each step of a ramp.
-            self._flows.start(row, level)
+            self._flows.start(row, level, now)
             self._plan(row)
         for group in changed:
             rows = [row for row in self._groups[group] if self._flows.is_running(row)]
@@ -366,7 +355,7 @@ _LITTLE = 0.5
 _REST_S = 30.0
 
 
-class AdaptiveSources:
+class AdaptiveSources(Timed):
     """Attackers that watch what of theirs gets through, and rest or move when it is little."""
 
     def __init__(self, clock: Clock, flows: Flows, fluid: Fluid, engine: TrafficEngine) -> None:
@@ -378,15 +367,8 @@ class AdaptiveSources:
         self._best = np.zeros(len(flows.sources))
         self._looks = np.zeros(len(flows.sources), dtype=np.intp)
         self._moves = np.zeros(len(flows.sources), dtype=np.intp)
-        self._timer: Timer | None = None
         if self._rows:
             self._next()
-
-    def stop(self) -> None:
-        """Watch no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _next(self) -> None:
         self._timer = self._clock.call_at(self._clock.now() + ADAPT_S, self._look)
