@@ -76,6 +76,16 @@ def test_users_who_come_and_ask_for_little_take_nothing_from_those_who_are_there
     assert not [e for e in of(result, "belief.changed") if "serviceBreached" in e.data["belief"]]
 
 
+def test_clients_over_udp_that_are_not_answered_any_more_are_no_strangers() -> None:
+    clients = users(profile="dns", port=53, count=60, demand_mb_s=0.002, jitter=0.9)
+    flood = attack(profile="udp-flood", start_s=25, count=200, demand_mb_s=0.1)
+    named = {
+        source for _, sources in filters(service(traffic=[clients, flood])) for source in sources
+    }
+    assert named
+    assert not {source for source in named if source.startswith("10.1.")}
+
+
 FORGED_UDP: dict[str, Any] = {"profile": "udp-flood-spoofed", "demand_mb_s": 6}
 
 

@@ -62,6 +62,9 @@ LOST = 0.6
 GROWN = 1.5
 """A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
 that grow slowly were there while users were served, too."""
+SERVED = 3.0
+"""Whom the target served is a stranger again if it sends so many times what it got: clients that
+ask over UDP, and are not answered any more, send on."""
 FEW_ASKED = 16
 """A remembered offender is convicted again by so many SYNs or packets that got nothing."""
 FEW_SENT = 4
@@ -377,10 +380,12 @@ class ServiceMonitor(Capability):
                 sent = steady.get(target, {})  # of forged sources each sends a packet or two
             else:
                 continue
+            many = steady.get(target, {})
             crowd = {
                 source: kb_s
                 for source, kb_s in sent.items()
                 if kb_s > GROWN * known.familiar.get(source, 0.0)
+                and many.get(source, 0.0) > SERVED * known.served.get(source, -1.0)
                 and (source, target) not in convicted
             }
             share = sum(crowd.values()) / all_kb_s if crowd else 0.0
