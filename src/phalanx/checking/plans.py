@@ -31,9 +31,11 @@ FLOODS = (
     "syn-ack-flood",
 )
 FORGED = ("syn-flood-spoofed", "udp-flood-spoofed", "ack-flood-spoofed", "syn-ack-flood-spoofed")
+LATER = ("rst-flood", "udp-fragments", "icmp-flood")
+"""Kinds of floods that the generator learnt later: plans without them stay what they were."""
 ROOM = 0.1
 """Cores, and GB of memory, that a filter takes."""
-ATTACKS = {*FLOODS, *FORGED, "slow-http"}
+ATTACKS = {*FLOODS, *FORGED, *LATER, *(f"{kind}-spoofed" for kind in LATER), "slow-http"}
 FAULTS = {
     "crash": 3,
     "restart": 1,
@@ -196,7 +198,7 @@ class _Draw:
             "strategy": "published" if published else "service",
             "network": self._network(hosts),
             "hosts": hosts,
-            "traffic": self._traffic(hosts),
+            "traffic": self._later(self._traffic(hosts)),
             "monitors": self._monitors(hosts),
             "functions": self._functions(published=published),
             "goals": self._goals(),
@@ -236,6 +238,18 @@ class _Draw:
                 "ledger": trust.choice(["memory:", "memory:", "witness:"]),
             }
         return document
+
+    def _later(self, groups: list[Document]) -> list[Document]:
+        """Return groups of traffic, some with kinds that were learnt later in place of others."""
+        rng = random.Random(f"phalanx/{self._seed}/later")
+        for group in groups:
+            kind = rng.choice(LATER) if rng.random() < 0.25 else ""
+            if kind and group["profile"] in (*FLOODS, *FORGED):
+                group["profile"] = f"{kind}-spoofed" if group["profile"] in FORGED else kind
+            elif kind and group["profile"] == "video":
+                group |= {"profile": "dns", "port": 53, "count": 3 * group["count"]}
+                group["demand_mb_s"] = round(group["demand_mb_s"] / 10, 4)
+        return groups
 
     # -- the network ------------------------------------------------------------------------
 
