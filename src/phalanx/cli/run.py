@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -416,10 +417,11 @@ def _hosts(summary: Summary) -> Table:
 
 def _facts(summary: Summary) -> Table:
     table = ReadableTable(show_header=False, box=None, padding=(0, 2, 0, 0))
-    placed = [
+    placed = Counter(
         f"{p.vnf} at {p.pop}" + (f" ({p.units} units)" if p.units > 1 else "")
         for p in summary.placements
-    ]
+    )
+    places = [what + (f" {times} times" if times > 1 else "") for what, times in placed.items()]
     lifted = sum(limit.lifted is not None for limit in summary.limits)
     for name, text in (
         ("outcome", f"{summary.reason} at {summary.ended_s:.1f} s, seed {summary.seed}"),
@@ -427,7 +429,7 @@ def _facts(summary: Summary) -> Table:
         ("response", _response(summary.response)),
         ("limited", _limited(summary.response)),
         ("trust", summary.trust.line if summary.trust else ""),
-        ("placements", ", ".join(placed) or "none"),
+        ("placements", ", ".join(places) or "none"),
         (
             "auctions",
             f"{summary.auctions} called, {summary.awarded} awarded, "
