@@ -1,8 +1,9 @@
 # Everything goes through .venv, filled from the lock files in requirements/; nothing is installed twice.
 PYTHON ?= python3
 BIN := .venv/bin
-# pip compiles on one core, which takes as long as all the rest. A file in a package that is no Python of today stays as it is.
-PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --require-hashes
+# The lock files name all that is needed. pip compiles on one core, which takes as long as all the rest; what is no Python of today
+# in a package stays as it is.
+PIP := $(BIN)/python -m pip install --no-compile --no-deps --quiet --disable-pip-version-check --require-hashes
 COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null 2>&1 || true
 # One more than cores: some tests wait for real time to pass.
 WORKERS = $(shell $(BIN)/python -c "import os; print((os.cpu_count() or 1) + 1)")

@@ -71,7 +71,7 @@ def check(result, *, agents=()):
     assert result.summary.mitigated
 
 
-@pytest.mark.parametrize("moment", sample(MOMENTS, 4))
+@pytest.mark.parametrize("moment", sample(MOMENTS, 8))
 def test_an_agent_goes_on_after_a_crash_while(moment):
     at_s, agent = MOMENTS[moment]
     _, result = run([restored(agent, at_s, AWAY_S)])
