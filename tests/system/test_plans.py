@@ -3,8 +3,10 @@
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from phalanx.checking.plans import FAULTS, owed, random_plan
 from phalanx.cli.fuzz import as_yaml, digest, plan_of, run_plan, trial
 from phalanx.cli.main import app
 from phalanx.runtime.loading import offences, parse_scenario
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.system.rings import attack, document, users
 
 PLANS = int(os.environ.get("PHALANX_PLANS", "2"))
@@ -61,6 +63,22 @@ def test_every_plan_is_a_scenario_file(mode):
         assert not [*offences(scenario)]
         kinds.update(fault.kind for fault in scenario.faults)
     assert kinds.keys() == FAULTS.keys()
+
+
+@at_night
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_is_ended_tells_of_its_plans_and_leaves_no_process(number):
+    command = [sys.executable, "-m", "phalanx", "fuzz", "--plans", "100000", "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        of = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        while len(workers := of.read_text().split()) < 2:
+            time.sleep(0.1)
+        time.sleep(3)
+        run.send_signal(number)
+        told = run.stdout.read()
+    assert run.returncode in (0, 1)
+    assert "for safety, from plan" in told
+    assert not any(Path("/proc", worker).exists() for worker in workers)
 
 
 def test_a_plan_follows_from_its_number():

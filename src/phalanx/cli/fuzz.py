@@ -34,7 +34,7 @@ from phalanx.checking.fuzz import (
     states,
 )
 from phalanx.checking.plans import Document, Mode, random_plan
-from phalanx.cli.terminal import amount, duration, emit_json, err, out, say, table_of
+from phalanx.cli.terminal import StopSignal, amount, duration, emit_json, err, out, say, table_of
 from phalanx.domain.errors import PhalanxError, ScenarioError
 from phalanx.domain.events import Event
 from phalanx.infrastructure.reservations.allocations import InvariantError
@@ -109,7 +109,7 @@ def fuzz(
     In safety mode nothing may be over-committed, be lost, hang or raise an error. In liveness mode
     users must be served again while the attack goes on, once all faults are over. A plan is drawn
     from one number, and every run of it is the same; not so with --processes, where agents and
-    brokers are killed (kill -9) in real time.
+    brokers are killed (kill -9) in real time. Ctrl-C tells of the plans so far.
     """
     if processes and (shrinking or topologies is not None or mode is not Modes.BOTH):
         raise typer.BadParameter("goes with no --shrink, --topologies and --mode")
@@ -121,6 +121,7 @@ def fuzz(
             keep.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PhalanxError(f"--keep: {keep}: {error.strerror}") from None
+    stop = StopSignal(signal.SIGTERM, impatient=True)
     usual: tuple[Mode, ...] = ("processes",) if processes else ("safety", "liveness")
     modes = usual if mode is Modes.BOTH else (mode.value,)
     first = secrets.randbelow(2**40) if seed is None else seed
@@ -132,15 +133,15 @@ def fuzz(
         turns = range(first, first + number)
         work = (
             (turn, modes[turn % len(modes)])
-            for turn in takewhile(lambda _: time.monotonic() < until, turns)
+            for turn in takewhile(lambda _: time.monotonic() < until and not stop.wanted, turns)
         )
     began = time.monotonic()
     found: list[Found] = []
     rare: Counter[str] = Counter()
     ran = Counter[str]()
-    with Progress(
-        TextColumn("{task.description}"), console=err, transient=True, disable=not err.is_terminal
-    ) as progress:
+    column = TextColumn("{task.description}")
+    shown = Progress(column, console=err, transient=True, disable=not err.is_terminal)
+    with stop, shown as progress:
         task = progress.add_task("begins")
         for turn, drawn, trial in _trials(work, jobs, graphs):
             ran[drawn] += 1
