@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The lock files name all that is needed. pip compiles on one core, which takes as long as all the rest; what is no Python of today
 # in a package stays as it is.
 PIP := $(BIN)/python -m pip install --no-compile --no-deps --quiet --disable-pip-version-check --require-hashes
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null 2>&1 || true
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib src >/dev/null 2>&1 || true
 # One more than cores: some tests wait for real time to pass.
 WORKERS = $(shell $(BIN)/python -c "import os; print((os.cpu_count() or 1) + 1)")
 SCENARIO := scenarios/ddos-resilience.yaml

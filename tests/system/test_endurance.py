@@ -12,6 +12,7 @@ import pytest
 
 from phalanx.runtime.system import System
 from phalanx.store.memory import EventLog
+from tests.nightly import NIGHTLY
 from tests.system.structures import sizes
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -40,7 +41,7 @@ def test_each_attack_is_seen_and_what_was_opened_is_closed(monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(sys, "argv", ["bench_endurance.py"])
     bench: Any = import_module("bench_endurance")
-    hours = 1.0
+    hours = 1.0 if NIGHTLY else 2 / 3
     starts = bench.attack_starts(hours)
     observer = bench.Observer(starts)
     system = System(bench.endurance(6, hours, attacked=True), sinks=[observer], keep_events=1000)

@@ -17,7 +17,7 @@ from phalanx.coordination.failover import own_goals
 from phalanx.runtime.node import Node
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
-from tests.nightly import examples, sample
+from tests.nightly import at_night, examples, sample
 from tests.system.lives import (
     RESILIENCE,
     blocked,
@@ -185,6 +185,7 @@ def test_an_agent_that_forgot_everything_between_two_lives_is_known_to_have():
     assert left_behind(result) == []
 
 
+@at_night
 def test_the_same_faults_give_the_same_log():
     faults = [restored("pop5", 51.3, 2.0), *noise(50.0, 6.0, 0.2)]
     first, second = (run(faults)[1].events for _ in range(2))

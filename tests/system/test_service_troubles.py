@@ -13,7 +13,7 @@ from phalanx.domain.messages import AttackReport, Performative
 from phalanx.runtime.loading import load_scenario, offences
 from phalanx.runtime.scenario import FaultSpec, HostLimitsSpec, Scenario, ShapeSpec, TrafficSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
-from tests.nightly import NIGHTLY
+from tests.nightly import NIGHTLY, at_night
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import SERVER, about, causes, of
 
@@ -405,6 +405,7 @@ def test_a_false_report_of_a_request_flood_blocks_no_user() -> None:
     assert not of(result, "measure.applied")
 
 
+@at_night
 def test_the_same_run_gives_the_same_log() -> None:
     first, second = shipped(ATTACK), run_scenario(plan(ATTACK))
     assert first.events == second.events

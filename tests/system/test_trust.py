@@ -50,7 +50,7 @@ from phalanx.trust.attestation import Attestation
 from phalanx.trust.evidence import signed
 from phalanx.trust.keys import KeyKeeping
 from phalanx.trust.register import TrustStanding
-from tests.nightly import NIGHTLY, sample
+from tests.nightly import NIGHTLY, at_night, sample
 from tests.system.rings import ring
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -184,6 +184,7 @@ def test_deployed_anew_it_is_verified_and_works_again(infected: Ran) -> None:
     assert last.data["pop"] == "pop1"
 
 
+@at_night
 def test_the_same_seed_gives_the_same_log(infected: Ran) -> None:
     _, result, _ = infected
     again = System(INFECTED).run(60)
