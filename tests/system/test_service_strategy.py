@@ -86,6 +86,12 @@ def test_clients_over_udp_that_are_not_answered_any_more_are_no_strangers() -> N
     assert not {source for source in named if source.startswith("10.1.")}
 
 
+def test_resets_are_found_where_users_ask_over_udp_alone() -> None:
+    clients = users(profile="dns", port=53, demand_mb_s=0.002)
+    result = service(traffic=[clients, attack(profile="rst-flood")])
+    assert dict(filters(result)) == {"east": ["10.2.0.1"], "west": ["10.2.0.2"]}
+
+
 FORGED_UDP: dict[str, Any] = {"profile": "udp-flood-spoofed", "demand_mb_s": 6}
 
 

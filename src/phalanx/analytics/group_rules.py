@@ -49,9 +49,8 @@ class JudgedWindow:
         self.scale = 1 + window.unlisted / listed if listed else 1.0
         """All packets, as a multiple of the recorded ones. Those of flows that the recorder had no
         room for are taken to be like these: first come, first served, they are a sample."""
-        tcp = [one for one in self.aggregates if one.protocol == "tcp"]
-        self.heard = {one.target for one in tcp if one.replies > one.resets}
-        """Targets of which replies over TCP to somebody are seen, that are no resets."""
+        self.heard = {one.target for one in self.aggregates if one.replies > one.resets}
+        """Targets of which replies to somebody are seen, that are no resets."""
         self.towards: dict[str, list[FlowAggregate]] = {}
         """Aggregates of each target."""
         for one in self.aggregates:

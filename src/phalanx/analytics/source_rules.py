@@ -193,7 +193,7 @@ def remarkable(aggregates: Iterable[FlowAggregate], seconds: float) -> list[Flow
 def judge(one: FlowAggregate, seconds: float, *, heard: bool) -> Finding | None:
     """Return the verdict on a source that was watched for ``seconds``; None: nothing certain.
 
-    ``heard``: replies of its target over TCP are seen.
+    ``heard``: replies of its target to somebody are seen.
     """
     if one.protocol != "tcp":
         return _unreplied(one, seconds)
