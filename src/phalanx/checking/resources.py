@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from operator import ge
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -168,7 +169,7 @@ class ReservationRules(RuleGroup):
             if bid["reuse"] is None or reused is not None:
                 needs.append([max(0, units) * need for need in self._needs[bid["vnf"]]])
         most = [max(each) for each in zip(*needs, strict=True)]  # one hold for all that it offers
-        if any(most) and all(map(float.__ge__, left, most)):
+        if any(most) and all(map(ge, left, most)):
             held = (one.amounts for name, one in holds.items() if name.endswith(own))
             known = any(all(map(near, one, most)) for one in held)
             self.require(known, "holds", event, f"no hold at {pop} for what is offered")
