@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from phalanx.auction.initiator import Awarded, Exhausted, Fulfilled, Initiator
 from phalanx.domain.bids import Bid
@@ -90,6 +91,20 @@ def test_a_winner_that_fails_gives_way_to_the_next_best():
     assert isinstance(decision, Exhausted)
     assert decision.retry
     assert machine.over
+
+
+def test_what_an_agent_keeps_so_already_is_not_made_again_by_a_better_bid():
+    machine, names = auction(3)
+    keeper = replace(bid(9.0), kept=True)
+    for name, offered in zip(names, (bid(0.0), keeper, bid(1.0)), strict=True):
+        _, decision = machine.on_proposal(name, (offered,), 0.1)
+    assert (decision.winner.bidder, len(decision.ranking)) == (names[1], 1)
+    assert decision.refusals == dict.fromkeys((names[0], names[2]), f"{names[1]} keeps it so")
+    _, decision = machine.on_failure(names[1], "it was lifted", 1.0)
+    assert [ranked.bidder for ranked in decision.ranking] == [names[0], names[2]]
+    assert (decision.winner.bidder, decision.refusals) == (names[0], {names[1]: "failed"})
+    _, decision = machine.on_failure(names[0], "disk full", 1.1)
+    assert decision.winner.bidder == names[2]
 
 
 def test_a_failure_that_all_would_share_is_not_passed_on():

@@ -465,6 +465,29 @@ def test_what_fails_before_it_can_be_waited_for_fails_who_would_share_it(bench):
     assert bench.last("y") == Verdict("the instance that was to be shared did not start")
 
 
+def test_what_is_in_force_is_offered_to_the_next_who_wants_it_though_no_room_is_left():
+    bench = Bench(cores=1)
+    bench.win("x", LIMIT, traffic_mb_s=1.0)
+    (instance,) = bench.bidder.inventory
+    call = bench.cfp("y", LIMIT, traffic_mb_s=1e6)
+    (bid,) = bench.bids("y")
+    assert (bid.kept, bid.reuse, bid.terms["T"], bid.units) == (True, instance.id, 0, 1)
+    assert not bench.site.holds
+    bench.accept("y", call)
+    assert bench.facts("y") == Result((Fact(LIMITED, True, ME),))
+    assert [type(a) for a in bench.site.done].count(Enforce) == 1
+    assert (len(bench.site.measures), deployed(bench)) == (1, ["rate-limiter"])
+
+
+def test_what_was_lifted_since_it_was_offered_is_not_taken_for_kept(bench):
+    bench.win("x", LIMIT)
+    call, bid = bench.offer("y")
+    assert bid.kept
+    bench.carry_out(bench.agent.take_on(Adopt(avert(LIMITED)), bench.now))
+    bench.accept("y", call, bid)
+    assert bench.last("y") == Verdict("the instance that was offered is gone or busy")
+
+
 # -- the instances of an agent: idle, replaced, lifted, told of -------------------------------
 
 

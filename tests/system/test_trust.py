@@ -258,6 +258,16 @@ def test_a_bid_of_which_the_bidders_pop_knows_another_wins_nothing() -> None:
     assert standings(system)["pop4"] is TrustStanding.TRUSTED
 
 
+def test_who_says_falsely_that_it_keeps_what_is_wanted_wins_nothing() -> None:
+    _, result = lying("pop4", "keep")
+    won = [e for e in of(result.events, "auction.awarded", winner="pop4") if e.agent != "pop4"]
+    assert won
+    assert all(row["kept"] for row in won[0].data["ranking"])
+    taken = [e for e in of(result.events, "auction.awarded", after="pop4") if e.agent == "pop2"]
+    assert {e.data["reason"] for e in taken} == {"what it says that it keeps so is not in force"}
+    assert not of(result.events, "measure.applied", pop="pop4")
+
+
 def test_a_rule_that_was_reported_and_never_put_in_force_is_found() -> None:
     system, result = lying("pop2", "idle")
     assert not of(result.events, "measure.applied", pop="pop2")

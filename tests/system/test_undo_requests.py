@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
+from phalanx.bdi.steps import Adopt
 from phalanx.bus.memory import MemoryBus
-from phalanx.domain.goals import avert
+from phalanx.checking import check
+from phalanx.domain.goals import avert, want
 from phalanx.domain.messages import (
     Award,
     CallForProposals,
@@ -98,3 +103,35 @@ def test_mandates_stand_in_results_and_awards_and_in_no_call(
     refusals = [m for m in sent if isinstance(m.content, Verdict) and m.content.final]
     assert not {m.conversation for m in undone} & {m.conversation for m in refusals}
     assert not [e for e in events if e.kind == "access.refused"]
+
+
+def test_another_agent_that_wants_what_is_in_force_relies_on_who_keeps_it() -> None:
+    system = ring(strategy="published")
+    wanted: list[tuple[str, object]] = []
+
+    def want_too() -> None:
+        holder, effect = kept(system)[0]
+        agent = next(a.agent for n, a in system.agents.items() if n != holder and not asks(a))
+        wanted.append((holder, effect))
+        agent.cause = "run-1"
+        adopt = Adopt(want(effect), 20, traffic_mb_s=1.0, tap=agent.pop)  # type: ignore[arg-type]
+        system.agents[agent.name].node.carry_out(agent.take_on(adopt, system.clock.now()))
+
+    def asks(agent: Any) -> bool:
+        return bool(agent.agent.capability(Auctioneer).delegated)
+
+    system.clock.call_at(35.0, want_too)
+    events = system.run().events
+    ((holder, effect),) = wanted
+    late = [e for e in events if e.kind == "auction.awarded" and e.time >= 35.0]
+    award = next(e for e in late if e.data["goal"] == str(effect))
+    assert award.data["winner"] == holder
+    assert len(award.data["ranking"]) == 1
+    made = [e for e in events if e.kind == "measure.applied" and e.data["effect"] == str(effect)]
+    assert len(made) == 1
+    assert [name for name, each in kept(system) if each == effect] == [holder]
+    at = events.index(award)
+    other = {**award.data["ranking"][0], "kept": False}
+    forged = replace(award, data={**award.data, "ranking": [other]})
+    assert "awards" in {v.rule for v in check([*events[:at], forged, *events[at + 1 :]])}
+    assert "bids" in {v.rule for v in check([e for e in events if e is not made[0]])}

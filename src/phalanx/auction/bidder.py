@@ -209,13 +209,13 @@ class Bidder(Configured, Capability):
         bids = self.offer(me, contract.call, unheld, offered)
         if not isinstance(bids, str):
             contract.bids, contract.seen = bids, me.capability(Outlook).view.along(bids[0].path)
+            if bids[0].kept:
+                self._propose_unheld(me, contract)
+                return
             contract.stage = ContractStage.BIDDING
             self._hold(me, contract, partial(self._propose, me, contract), contract.bids)
         elif self._evict(me, contract, offered):
-            contract.stage = ContractStage.BIDDING
-            self._propose(me, contract, Done())
-            ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
-            me.call_at(me.now + ttl, partial(self._expire, me, contract))
+            self._propose_unheld(me, contract)
         elif evicting:
             self._refuse(me, contract, f"{bids} beside other proposals", transient=True)
         elif not open_proposals or isinstance(self.offer(me, contract.call, free), str):
@@ -229,6 +229,13 @@ class Bidder(Configured, Capability):
             contract.stage = ContractStage.WAITING
             wait_s = (contract.deadline - me.now) * WAIT
             me.call_at(me.now + wait_s, partial(self._waited, me, contract, bids))
+
+    def _propose_unheld(self, me: Agent, contract: Contract) -> None:
+        """Propose what needs no room, or room that is made on the award."""
+        contract.stage = ContractStage.BIDDING
+        self._propose(me, contract, Done())
+        ttl = max(0.0, contract.deadline - me.now) + self.settings.grace_s
+        me.call_at(me.now + ttl, partial(self._expire, me, contract))
 
     def _evict(self, me: Agent, contract: Contract, offered: set[InstanceId]) -> bool:
         """Bid with the room of idle instances, as few as will do; whether that is possible.
@@ -309,8 +316,14 @@ class Bidder(Configured, Capability):
         candidates = [catalogue[c.name] for c in able if c.name in catalogue]
         if not candidates:
             return "no function in the repository can achieve it"
+        goal = call.goal
+        keeper = self.inventory.holder(goal.goal.predicate)
         reusable: dict[str, Reusable] = {}
-        for vnfd in candidates if len(self.inventory) else ():
+        if keeper is not None:  # what is in force already takes neither room nor bandwidth anew
+            goal = replace(goal, traffic_mb_s=0.0)
+            candidates = [catalogue[keeper.vnfd.name]]
+            reusable[keeper.vnfd.name] = Reusable(keeper.id, keeper.units)
+        for vnfd in candidates if len(self.inventory) and keeper is None else ():
             instance = self.inventory.available(vnfd, offered)
             if instance is not None and (instance.running or call.goal.traffic_mb_s <= 0):
                 runs_in = 0.0 if instance.running else max(0.0, instance.due - me.now)
@@ -318,7 +331,7 @@ class Bidder(Configured, Capability):
         bids = make_bids(
             me.capability(Outlook).view,
             me.pop,
-            call.goal,
+            goal,
             tuple(catalogue.values()),
             candidates,
             unheld,
@@ -331,6 +344,8 @@ class Bidder(Configured, Capability):
         )
         if isinstance(bids, str):
             return bids
+        if keeper is not None:
+            return tuple(replace(bid, units=keeper.units, kept=True) for bid in bids)
         # One hold has one path: alternatives over another path than the best are left out.
         return tuple(bid for bid in bids if bid.path == bids[0].path)
 

@@ -113,6 +113,8 @@ class Initiator:
         self._proposals: dict[AgentId, tuple[Bid, ...]] = {}
         self._refusals: dict[AgentId, str] = {}
         self._failed: list[AgentId] = []
+        self._overruled: dict[AgentId, str] = {}
+        """Bidders that come last, since others keep the goal true already, and why."""
         self._ranking: list[RankedBid] = []
         self._winner: RankedBid | None = None
         self._misses = 0
@@ -129,7 +131,7 @@ class Initiator:
             tuple(self._ranking),
             self._winner,
             tuple(self._failed),
-            dict(self._refusals),
+            self._refusals | self._overruled,
             self.turn,
         )
 
@@ -266,9 +268,7 @@ class Initiator:
                 reason = "all bidders that answered refused"
             retry = bool(silent) or self._transient
             return [], self._exhausted(reason, retry=retry)
-        bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
-        preferences = self.call.goal.preferences
-        self._ranking = rank(bids, preferences, self._terms, self._references)
+        self._rank()
         out = self._award(self._ranking[0], now)
         winner, verdict = self._ranking[0].bidder, Verdict(OVERTAKEN)
         for bidder in self._proposals:
@@ -276,10 +276,26 @@ class Initiator:
                 out.append((Performative.REJECT, bidder, verdict))
         return out, self._awarded(self._ranking[0])
 
+    def _rank(self) -> None:
+        """Order the bids; if agents keep the goal true already theirs alone: nothing is doubled."""
+        bids = [(bidder, bid) for bidder, own in self._proposals.items() for bid in own]
+        kept = [(bidder, bid) for bidder, bid in bids if bid.kept]
+        for keeper, _ in kept[:1]:
+            others = self._proposals.keys() - {bidder for bidder, _ in kept}
+            self._overruled = dict.fromkeys(sorted(others), f"{keeper} keeps it so")
+        preferences = self.call.goal.preferences
+        self._ranking = rank(kept or bids, preferences, self._terms, self._references)
+
     def _pass_on(self, reason: str, now: float) -> Reaction:
         assert self._winner is not None
         failed = self._winner.bidder
         self._failed.append(failed)
+        if self._overruled and {ranked.bidder for ranked in self._ranking} <= {*self._failed}:
+            for bidder in self._failed:
+                if self._proposals.pop(bidder, None) is not None:
+                    self._refusals[bidder] = "failed"
+            self._overruled = {}
+            self._rank()
         cancel: list[Outgoing] = [(Performative.CANCEL, failed, Verdict(reason))]
         for ranked in self._ranking:
             if ranked.bidder not in self._failed:
@@ -301,9 +317,8 @@ class Initiator:
         return Performative.ACCEPT, ranked.bidder, Award(ranked.bid, self.call, self.digest)
 
     def _awarded(self, ranked: RankedBid, after: AgentId | None = None, why: str = "") -> Awarded:
-        return Awarded(
-            ranked, tuple(self._ranking), dict(self._refusals), self._silent(), after, why
-        )
+        refusals, silent = self._refusals | self._overruled, self._silent()
+        return Awarded(ranked, tuple(self._ranking), refusals, silent, after, why)
 
     def _silent(self) -> tuple[AgentId, ...]:
         return tuple(

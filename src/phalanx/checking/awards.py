@@ -89,8 +89,9 @@ class AuctionRules(RuleGroup):
         "auctions": "An auction is called once; it is decided when all have answered or at its "
         "deadline, unless its plan ends before; after it has failed nothing is awarded.",
         "bids": "A bid is for an auction that was called, over links that exist, from the PoP of "
-        "its agent to the tap, with the units that the traffic needs; D is the latency of the "
-        "path, and no image arrives faster than the links of the PoP allow (T).",
+        "its agent to the tap, with the units that the traffic needs, or by an instance that "
+        "keeps the goal so already; D is the latency of the path, and no image arrives faster "
+        "than the links of the PoP allow (T).",
         "prices": "C is the price of the path by eq. 4.3 and 4.4, or by total capacity, from what "
         "the bid says was free.",
         "paths": "Where nothing was broken, and nothing changed for a while, no path that keeps "
@@ -101,8 +102,9 @@ class AuctionRules(RuleGroup):
         "references, further terms with the direction and the reference that the call says, and "
         "the ranking is in their order.",
         "awards": "The winner is the best of the ranking that has not failed and that the "
-        "auctioneer never took for dead; the ranking has what "
-        "its agents bid, and all who were asked are in it, refused, or were silent.",
+        "auctioneer never took for dead; the ranking has what its agents bid, or those alone who "
+        "keep the goal so already, if there are any, and all who were asked are in it, refused, "
+        "or were silent.",
         "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
         "while it lives it ends each that it accepted. What an auctioneer believes of it "
         "that another keeps so, the winner has reported to it as fulfilled.",
@@ -262,10 +264,7 @@ class AuctionRules(RuleGroup):
             loss += (1.0 - loss) * link["loss"]
         if exact and abs(bid["D"] - latency) > ROUNDED:
             self.broken("bids", event, f"D is {bid['D']}, the latency of the path {latency:.6f}")
-        traffic, each = call["traffic_mb_s"], vnf["handles_mb_s"]
-        needed = 1 if each is None else max(1, -int(-(traffic - ROUNDED) // each))
-        self.require(bid["units"] >= needed, "bids", event, f"{needed} units are needed")
-        self.require(bid["units"] <= needed + 1, "bids", event, f"{needed} units are enough")
+        self._enough(event, call, bid)
         here = path[0] == self.run.started["repository"] or (path[0], bid["vnf"]) in self._images
         widest = max(
             (at["bandwidth_mb_s"] for (a, _), at in self.run.links.items() if a == path[0]),
@@ -301,6 +300,17 @@ class AuctionRules(RuleGroup):
                 self.broken("paths", event, f"C is {bid['C']}, another path costs {least:.6f}")
         elif bid["C"] != 0:
             self.broken("prices", event, f"C is {bid['C']} at the tap itself")
+
+    def _enough(self, event: Event, call: dict[str, Any], bid: dict[str, Any]) -> None:
+        if bid.get("kept"):
+            kept = {m.effect for m in self.run.in_force.values() if m.instance == bid["reuse"]}
+            so = call["goal"] in kept or self.run.faulty
+            self.require(so, "bids", event, f"{bid['reuse']} does not keep {call['goal']} so")
+            return
+        traffic, each = call["traffic_mb_s"], self._functions[bid["vnf"]]["handles_mb_s"]
+        needed = 1 if each is None else max(1, -int(-(traffic - ROUNDED) // each))
+        self.require(bid["units"] >= needed, "bids", event, f"{needed} units are needed")
+        self.require(bid["units"] <= needed + 1, "bids", event, f"{needed} units are enough")
 
     # -- what a bidder could have found ---------------------------------------------------
 
@@ -380,7 +390,7 @@ class AuctionRules(RuleGroup):
     ) -> None:
         path, free_mb_s = bid["path"], event.data["free_mb_s"]
         free = [amounts(at) for at in event.data["free"]]
-        if min(free_mb_s) < call["traffic_mb_s"] - ROUNDED:
+        if not bid.get("kept") and min(free_mb_s) < call["traffic_mb_s"] - ROUNDED:
             self.broken("limits", event, f"{free_mb_s} MB/s are free for {call['traffic_mb_s']}")
         totals = [self.run.total[pop] for pop in path]
         prices = self._prices
@@ -426,6 +436,10 @@ class AuctionRules(RuleGroup):
                 offered = [one | {name: bid[name]} for one in offered]
             if not any(one.items() <= bid.items() for one in offered):
                 self.broken("awards", event, f"{row['agent']} did not bid {bid}")
+        answered = auction.bids.keys() - {*data["refusals"], *data["silent"], *lost}
+        kept = {a for a in answered if any(bid.get("kept") for bid in auction.bids[a])}
+        if kept and not all(row.get("kept") for row in ranking):
+            self.broken("awards", event, f"{sorted(kept)} keep it so already")
         self._utilities(event, auction.data, ranking)
 
     def _decided(self, event: Event, auction: _Auction, offered: set[str]) -> None:

@@ -135,6 +135,9 @@ _STATES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "auction.awarded: an instance is used again": lambda d: bool(
         d["ranking"] and d["ranking"][0]["reuse"]
     ),
+    "auction.awarded: an agent keeps it so already": lambda d: bool(
+        d["ranking"] and d["ranking"][0].get("kept")
+    ),
     "auction.refused: beyond the deadline of the goal": lambda d: "T " in d["reason"],
     "auction.refused: no room": lambda d: "room" in d["reason"] or "free" in d["reason"],
     "contract.ended: in vain": lambda d: not d["fulfilled"],

@@ -114,8 +114,14 @@ class Conduct(Configured, Capability):
         self._suspect(me, winner.bidder, found, there)
         mine = (o for o in there.bids if o.hold.endswith(f"@{conversation}"))
         held = [bid for offer in mine if _of(offer, winner.bidder) for bid in offer.bids]
+        auction = me.capability(Auctioneer).auctions.get(conversation)
+        wanted = "" if auction is None else str(auction.call.goal.goal.predicate)
+        reason = ""
         if held and not any(_same(bid, winner.bid) for bid in held):
             reason = "its PoP knows of another bid"
+        elif winner.bid.kept and not any(wanted == rule.effect for rule in there.rules):
+            reason = "what it says that it keeps so is not in force"
+        if reason:
             me.capability(Auctioneer).reject_winner(me, conversation, winner.bidder, reason)
 
     # -- what is compared -------------------------------------------------------------------

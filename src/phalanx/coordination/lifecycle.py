@@ -153,7 +153,8 @@ class VnfLifecycle(Configured, Capability):
             shares = vnfd.shared and contract.call.goal.traffic_mb_s <= 0
             return bidder.inventory.available(vnfd) if shares else None
         instance = bidder.inventory.get(bid.reuse)
-        if instance is None or not instance.available:
+        kept = bid.kept and bidder.inventory.holder(contract.call.goal.goal.predicate) is instance
+        if instance is None or not (kept if bid.kept else instance.available):
             raise PlanFailed("the instance that was offered is gone or busy")
         return instance
 
@@ -200,6 +201,8 @@ class VnfLifecycle(Configured, Capability):
         assert bid is not None
         instance.jobs[contract.conversation] = str(contract.call.goal.goal)
         self._accepted(me, contract, instance)
+        if bid.kept:
+            return
         prepared = False
         try:
             traffic = contract.call.goal.traffic_mb_s

@@ -26,6 +26,8 @@ class Bid(Struct, frozen=True):
     """The idle or shared instance that would be used again; None: a new one."""
     accuracy: float = 1.0
     """Accuracy that the VNF claims."""
+    kept: bool = False
+    """Whether the bidder keeps the goal true already, by the instance that it names."""
 
     def __hash__(self) -> int:
         return hash((self.vnf, self.units, self.path, self.reuse, frozenset(self.terms.items())))
@@ -38,6 +40,7 @@ class Bid(Struct, frozen=True):
             **{name: round(value, 6) for name, value in self.terms.items()},
             "path": list(self.path),
             "reuse": self.reuse,
+            **({"kept": True} if self.kept else {}),
         }
 
 

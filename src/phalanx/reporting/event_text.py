@@ -233,13 +233,14 @@ def _plan_ended(data: Mapping[str, Any]) -> str:
 
 
 _OFFER = "{vnf}[ × {units}], T {T} s, C {C} MB/s, D {D} ms"
-_OFFER_FIELDS = ("agent", "utility", "vnf", "units", "T", "C", "D", "path", "reuse")
+_OFFER_FIELDS = ("agent", "utility", "vnf", "units", "T", "C", "D", "path", "reuse", "kept")
 
 
 def _offer(bid: Mapping[str, Any]) -> str:
     """Return a bid with its built-in terms, then the further ones by name."""
     further = {name: value for name, value in bid.items() if name not in _OFFER_FIELDS}
-    return _fill(_OFFER, bid) + (f", {written(further)}" if further else "")
+    kept = ", which keeps it so already" if bid.get("kept") else ""
+    return _fill(_OFFER, bid) + (f", {written(further)}" if further else "") + kept
 
 
 def _bid(data: Mapping[str, Any]) -> str:

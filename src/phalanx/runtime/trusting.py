@@ -157,7 +157,8 @@ class ModelledTrust:
 
         A liar's program is genuine. ``lie`` offers every VNF at once and for nothing, and drops all
         traffic to the target of whatever it is to put in force. ``bid`` lies in its bids alone,
-        ``propose`` to auctioneers alone, and ``idle`` puts nothing in force that it says it does.
+        ``propose`` to auctioneers alone, ``keep`` says that all that is wanted is in force there,
+        and ``idle`` puts nothing in force that it says it does.
         """
         if how == "infect":
             self._infected.add(agent)
@@ -370,7 +371,7 @@ class GuardedInfrastructure:
             action = replace(action, rule=rule)
         if not self._may(action):
             answer(Failed("the agent is not trusted any more"))
-        elif isinstance(action, Enforce) and how == "idle":
+        elif (how, type(action)) in (("idle", Enforce), ("keep", Hold)):
             answer(Done())
         else:
             self._infrastructure.perform(pop, action, cause, answer)  # type: ignore[arg-type]
@@ -388,9 +389,12 @@ class BiasedBus:
 
     def send(self, message: Message) -> None:
         """Send a message; see ``Bus``."""
-        content = message.content
-        if isinstance(content, Proposal) and self._lies() in ("lie", "bid", "propose"):
+        content, how = message.content, self._lies()
+        if isinstance(content, Proposal) and how in ("lie", "bid", "propose"):
             message = replace(message, content=Proposal(_false(content.bids)))
+        elif isinstance(content, Proposal) and how == "keep":
+            kept = tuple(replace(bid, kept=True) for bid in content.bids)
+            message = replace(message, content=Proposal(kept))
         self._bus.send(message)
 
 
