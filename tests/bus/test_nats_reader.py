@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
+import time
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from phalanx.bus.client import Delivery
+from phalanx.bus.nats import streams
 from phalanx.bus.nats.connection import DirectReader, GuardedClient
+from phalanx.bus.nats.streams import StreamFollower
 
 WORD = st.binary(min_size=1, max_size=12).filter(lambda word: not set(word) & set(b" \n"))
 FIELDS = st.dictionaries(
@@ -72,3 +78,38 @@ def test_messages_of_known_subscriptions_are_cut_out_and_the_rest_stays_as_it_is
     assert asyncio.run(read()) == rest
     assert got == expected
     assert taken[-1] == len(expected)
+
+
+class Stalled(StreamFollower):
+    """Follows a stream that tells more, in a process that stands still, while it is asked."""
+
+    def __init__(self, heads: list[int], told: int) -> None:
+        self._heads, self._more = heads, told
+        self._last, self._stream = 10, "EVENTS"
+        self._connection = SimpleNamespace(complained=self.complained)  # type: ignore[assignment]
+        self.complaints: list[str] = []
+
+    def complained(self, words: str) -> None:
+        self.complaints.append(words)
+
+    async def _head(self) -> int:
+        head = self._heads.pop(0) if len(self._heads) > 1 else self._heads[0]
+        self._last += self._more
+        return head
+
+
+def test_a_head_that_is_old_when_it_is_read_does_not_make_another_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "_AGAIN_S", 0.0)
+    minutes = itertools.count(0.0, 60.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(minutes))
+    slow = Stalled([10], told=5)
+    asyncio.run(slow._whole())
+    assert (slow._last, slow.complaints) == (15, [])
+    behind = Stalled([9] * 10 + [10], told=0)
+    asyncio.run(behind._whole())
+    assert (behind._last, behind.complaints) == (10, [])
+    another = Stalled([3], told=0)
+    asyncio.run(another._whole())
+    assert (another._last, another.complaints) == (0, ["stream EVENTS has begun anew"])

@@ -176,9 +176,9 @@ class Killing:
         end = time.monotonic() + PATIENCE_S
         while not true():
             if time.monotonic() > end:
-                pytest.fail(
-                    f"not within {PATIENCE_S:g} s: {what}: {self.wrong}\n{self.lab.story()}"
-                )
+                wrong = str(self.wrong)[:5_000]
+                told = f"not within {PATIENCE_S:g} s: {what}: {wrong}\n{self.lab.story()}"
+                pytest.fail(told, pytrace=False)
             self.lab.rest(0.3)
 
     def _well(self) -> bool:

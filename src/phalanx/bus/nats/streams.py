@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,8 +33,9 @@ _BATCH_OCTETS = 1 << 20
 _LOOK_S = 2.0
 """How often a quiet stream is looked at, should it have told something that did not come."""
 _AGAIN_S = 0.25
-_SURE_S = 5.0
-"""How long a stream must lack what was read before it is another one; servers may be behind."""
+_SURE = 20
+"""So many answers in a row must lack what was read before they were asked for, until a stream is
+another one: servers may be behind, and this process may have stood still."""
 _LONGEST_S = 1e10
 _UNACKNOWLEDGED = 1_000
 _REMEMBER_S = 0.1
@@ -144,14 +144,14 @@ class StreamReader:
 
     async def _whole(self) -> None:
         """See to it that the stream is the one that was read, and not another of its name."""
-        end = time.monotonic() + _SURE_S
-        while await self._head() < self._last:
-            if time.monotonic() > end:
-                self._last = 0
-                self._connection.complained(f"stream {self._stream} has begun anew")
-                self._anew()
+        for _ in range(_SURE):
+            last = self._last
+            if await self._head() >= last:
                 return
             await asyncio.sleep(_AGAIN_S)
+        self._last = 0
+        self._connection.complained(f"stream {self._stream} has begun anew")
+        self._anew()
 
     async def _read(self) -> None:
         """Get what is behind the last message, as far as there is room."""
