@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from phalanx.analytics.source_rules import aggregate, in_vain
 from phalanx.analytics.statistics import confidence, fewest, wilson
 from phalanx.domain.actions import FlowStats
 from tests.analytics.findings import anomalous_targets, malicious_flows
@@ -195,6 +196,15 @@ def test_users_that_lose_most_of_their_handshakes_are_not_blamed():
 
 def test_few_counts_prove_nothing():
     assert malicious_flows([flow("6.6.6.6", packets=5, syn=5)], 10.0) == []
+
+
+def test_what_gets_no_service_is_in_vain_at_any_rate_once_that_is_certain():
+    reset = replace(flow("6.6.6.1", packets=200, replies=200), resets=200)
+    vain = [flow("6.6.6.2", packets=200), flow("6.6.6.3", protocol="icmp", packets=9, replies=9)]
+    honest = [user("1.1.1.1"), flow("1.1.1.2", packets=100), flow("1.1.1.3", packets=9, syn=9)]
+    seen = aggregate([reset, *vain, *honest])
+    assert [one.source for one in seen if in_vain(one)] == ["6.6.6.1", "6.6.6.2", "6.6.6.3"]
+    assert not any(in_vain(one, 10) for one in seen if one.protocol == "tcp"), "20 samples are few"
 
 
 def test_flows_to_several_ports_count_together():

@@ -144,6 +144,20 @@ def test_a_swarm_over_udp_that_cuts_off_a_few_of_the_users_is_found(honest: int)
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "demand_mb_s"), [("icmp-flood", 0.04), ("rst-flood", 0.04), ("ack-flood", 0.01)]
+)
+def test_a_swarm_over_any_protocol_is_found(kind: str, demand_mb_s: float) -> None:
+    """Each sends fewer echoes, resets or ACKs than one source may."""
+    swarm = attack(24, count=800, demand_mb_s=demand_mb_s, profile=kind)
+    result = service(traffic=[users(), swarm])
+    assert min(shares(result, since=34)) > 0.9
+    named = {source for _, sources in filters(result) for source in sources}
+    assert named <= {f"10.2.{n // 256}.{n % 256}" for n in range(1, 801)}
+    reasons = {event.data["reason"].partition(" by ")[0] for event in of(result, "measure.applied")}
+    assert reasons == {kind.replace("-", " ")}
+
+
 def test_a_flood_larger_than_the_inner_links_does_not_reach_them() -> None:
     result = service(traffic=[users(), attack(demand_mb_s=80)])
     assert min(shares(result)) > 0.9

@@ -290,7 +290,18 @@ ASKS = 0.05
 """A source that asks for connections with a larger share of its packets is judged by those."""
 
 
-def connectionless(one: FlowAggregate) -> str:
+def in_vain(one: FlowAggregate, sampling: int = 1) -> bool:
+    """Whether a source of TCP or ICMP certainly gets no service for what it sends, however little.
+
+    Nobody is served by echoes, nor by packets of no connection: they get resets, or nothing.
+    Counts are scaled up from samples of 1 packet in ``sampling``.
+    """
+    asks = one.established or one.answered or one.syn > ASKS * one.packets
+    served = wilson((one.replies - one.resets) / sampling, one.packets / sampling)[1] >= REPLIED
+    return one.protocol == "icmp" or not (asks or served)
+
+
+def connectionless(one: FlowAggregate | FlowStats) -> str:
     """Return the kind of a flood of packets that belong to no connection."""
     if one.protocol == "icmp":
         return ICMP_FLOOD

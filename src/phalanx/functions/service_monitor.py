@@ -10,15 +10,16 @@ It needs no image: a switch samples flows by itself (sFlow, IPFIX), and the agen
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from statistics import median
 from typing import ClassVar
 
 from msgspec import Struct, field
 
-from phalanx.analytics.detectors import ONE_WAY, SLOW, UDP_FLOOD, Finding
+from phalanx.analytics.detectors import ONE_WAY, SLOW, Finding
+from phalanx.analytics.source_rules import FlowAggregate, aggregate, connectionless, in_vain
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, plan
@@ -243,6 +244,7 @@ class ServiceMonitor(Capability):
         }
         for source, target in convicted:
             attacked.setdefault(target, set()).add(source)
+        told = [*findings, *filter(None, convicted.values())]
         news = [
             target
             for target, sources in attacked.items()
@@ -253,13 +255,15 @@ class ServiceMonitor(Capability):
                 me,
                 goal,
                 records,
-                [*findings, *(f for f in convicted.values() if f is not None)],
+                told,
                 found=[f"{source}>{target}" for source, target in convicted],
                 passed=passed(records.flows, {source for source, _ in convicted}),
                 remembered=[f"{s}>{t}" for (s, t), found in convicted.items() if found is None],
             )
         for target, sources in attacked.items():
             kinds = {f.kind for f in findings if f.target == target}
+            # A swarm of UDP would tell the entries to look for feeds, too.
+            kinds |= {f.kind for f in told if f.target == target} - ONE_WAY
             yield from self._attacked(me, goal, seen, target, sources, kinds)
         yield from self._service(me, seen, records, whole_s, convicted, attacked)
 
@@ -314,15 +318,15 @@ class ServiceMonitor(Capability):
         targets = {f.target for f in findings if f.kind in ONE_WAY}
         if not targets:
             return findings
-        sent, packets_s = _sent_one_way(records, seconds), dict.fromkeys(targets, 0.0)
-        for flow in _one_way(records):
-            if flow.target in targets:
-                packets_s[flow.target] += flow.packets / seconds
+        one_way = _one_way(records)
+        sent, packets = _sent(one_way, seconds), Counter[str]()
+        for flow in one_way:
+            packets[flow.target] += flow.packets
         full = sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
         crowded = {
             target
             for target in targets
-            if packets_s[target] >= CROWDING_S
+            if packets[target] >= CROWDING_S * seconds
             or (full and sum(sent.get(target, {}).values()) / 1e3 >= CROWDED * sample.rate_mb_s)
         }
 
@@ -362,28 +366,24 @@ class ServiceMonitor(Capability):
     def _strangers(
         self, me: Agent, records: FlowRecords, seconds: float, convicted: Container[tuple[str, str]]
     ) -> dict[tuple[str, str], Finding]:
-        """Return sources of UDP that nobody answers, which came with a breach that they explain.
+        """Return sources that nobody serves, which came with a breach that they explain.
 
         Each of a swarm sends too little to be judged by itself.
         """
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
-        found = {}
-        every = _sent_one_way(records, seconds)
-        steady = _sent_one_way(records, seconds, FEW_SENT)
+        found: dict[tuple[str, str], Finding] = {}
+        unserved = _unserved(records)
+        kinds = {(flow.source, flow.target): connectionless(flow) for flow in unserved}
+        every, steady = _sent(unserved, seconds), _sent(unserved, seconds, FEW_SENT)
         for target in every:
-            known = self._targets.get(target)
-            if known is None:
+            known, many = self._target(target), steady.get(target, {})
+            hurt = self._hurt(me, known)
+            if not hurt and me.now - known.swarmed >= me.parameter(self, "calm_s"):
                 continue
-            if self._hurt(me, known):
-                sent = every[target]
-            elif me.now - known.swarmed < me.parameter(self, "calm_s"):
-                sent = steady.get(target, {})  # of forged sources each sends a packet or two
-            else:
-                continue
-            many = steady.get(target, {})
             crowd = {
                 source: kb_s
-                for source, kb_s in sent.items()
+                # Of forged sources each sends a packet or two.
+                for source, kb_s in (every[target] if hurt else many).items()
                 if kb_s > GROWN * known.familiar.get(source, 0.0)
                 and many.get(source, 0.0) > SERVED * known.served.get(source, -1.0)
                 and (source, target) not in convicted
@@ -394,9 +394,8 @@ class ServiceMonitor(Capability):
                 evidence = {"sources": len(crowd), "share": round(share, 6)}
                 reason = f"one of {len(crowd)} unanswered sources that came as service fell"
                 for source in crowd:
-                    found[source, target] = Finding(
-                        UDP_FLOOD, target, source, share, reason, evidence
-                    )
+                    kind = kinds[source, target]
+                    found[source, target] = Finding(kind, target, source, share, reason, evidence)
         return found
 
     def _attacked(
@@ -456,24 +455,20 @@ class ServiceMonitor(Capability):
 
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
-        octets: dict[str, int] = dict.fromkeys([*seen.targets, *attacked], 0)
-        sent = _sent_one_way(records, seconds)
-        users: dict[str, dict[str, float]] = {}
+        sent = _sent(_unserved(records), seconds)
+        users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for flow in records.flows:
             if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
-                got = flow.octets * (flow.replies > 0)
-                each = users.setdefault(flow.target, {})
-                each[flow.source] = each.get(flow.source, 0.0) + got / seconds / 1e3
-                octets[flow.target] = octets.get(flow.target, 0) + got
-        seen.targets |= dict.fromkeys(octets)
-        for target, total in octets.items():
-            known = self._target(target)
+                got = flow.octets * (flow.replies > flow.resets)
+                users[flow.target][flow.source] += got / seconds / 1e3
+        for target in dict.fromkeys([*seen.targets, *attacked, *users]):
+            seen.targets[target] = None
+            known, now = self._target(target), users[target]
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
                 known.former = known.named
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
-            each_kb_s = total / max(1, len(users.get(target, ()))) / seconds / 1e3
-            now = users.get(target, {})
+            each_kb_s = sum(now.values()) / max(1, len(now))
             kept = [kb_s / known.served[s] for s, kb_s in now.items() if known.served.get(s)]
             # Who comes or goes changes the mean, and takes nothing from those who stay.
             less = len(kept) < FEW_KNOWN or median(kept) < BREACHED
@@ -551,19 +546,25 @@ def report_attack(me: Agent, report: AttackReport) -> None:
         me.tell(Performative.INFORM, agent, ATTACK, report)
 
 
-def _sent_one_way(
-    records: FlowRecords, seconds: float, few: int = 0
+def _sent(
+    flows: Iterable[FlowStats | FlowAggregate], seconds: float, few: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Return what each source of UDP that nobody answers sent, in KB/s, by target.
+    """Return what each source sent, in KB/s, by target.
 
     Flows of not more than a ``few`` packets are left out.
     """
-    sent: dict[str, dict[str, float]] = {}
-    for flow in _one_way(records):
+    sent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for flow in flows:
         if flow.packets > few:
-            to = sent.setdefault(flow.target, {})
-            to[flow.source] = to.get(flow.source, 0.0) + flow.octets / seconds / 1e3
+            sent[flow.target][flow.source] += flow.octets / seconds / 1e3
     return sent
+
+
+def _unserved(records: FlowRecords) -> list[FlowStats | FlowAggregate]:
+    """Return UDP that nobody answers, and what is sent in vain over other protocols."""
+    sampling = max([flow.sampling for flow in records.flows], default=1)
+    others = aggregate(flow for flow in records.flows if flow.protocol != "udp")
+    return [*_one_way(records), *(one for one in others if in_vain(one, sampling))]
 
 
 def _one_way(records: FlowRecords) -> list[FlowStats]:
