@@ -86,6 +86,12 @@ def test_clients_over_udp_that_are_not_answered_any_more_are_no_strangers() -> N
     assert not {source for source in named if source.startswith("10.1.")}
 
 
+def test_clients_over_udp_suffer_that_get_some_of_their_answers() -> None:
+    clients = users(profile="dns", port=53, demand_mb_s=0.002)
+    swarm = attack(24, profile="icmp-flood", count=800, demand_mb_s=0.04)
+    assert min(shares(service(traffic=[clients, swarm]), since=34)) > 0.9
+
+
 def test_resets_are_found_where_users_ask_over_udp_alone() -> None:
     clients = users(profile="dns", port=53, demand_mb_s=0.002)
     result = service(traffic=[clients, attack(profile="rst-flood")])

@@ -355,10 +355,8 @@ class ServiceMonitor(Capability):
                 convicted[key] = None
         convicted |= self._strangers(me, records, seconds, convicted)
         self._offenders |= dict.fromkeys(convicted, me.now)
-        if len(self._offenders) > MANY_FLOWS or me.now - min(
-            self._offenders.values(), default=me.now
-        ) > me.parameter(self, "offender_memory_s"):
-            oldest = me.now - me.parameter(self, "offender_memory_s")
+        times, oldest = self._offenders.values(), me.now - me.parameter(self, "offender_memory_s")
+        if len(times) > MANY_FLOWS or min(times, default=me.now) < oldest:
             kept = sorted((t, key) for key, t in self._offenders.items() if t > oldest)
             self._offenders = {key: t for t, key in kept[-MANY_FLOWS:]}
         return convicted
@@ -459,7 +457,9 @@ class ServiceMonitor(Capability):
         users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for flow in records.flows:
             if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
-                got = flow.octets * (flow.replies > flow.resets)
+                # Who asks over UDP asks on, answered or not.
+                packets = max(1, flow.packets) if flow.protocol == "udp" else 1
+                got = flow.octets * min(1, max(0, flow.replies - flow.resets) / packets)
                 users[flow.target][flow.source] += got / seconds / 1e3
         for target in dict.fromkeys([*seen.targets, *attacked, *users]):
             seen.targets[target] = None
@@ -484,10 +484,8 @@ class ServiceMonitor(Capability):
         """Notice that some users get much less, as others go on: fewer than make a breach."""
         lost = sum([1 - share for share in kept if share < BREACHED])
         share = lost / max(len(kept), 1)
-        if lost < LOST or len(known.thin) < LEARNED or share <= max(known.thin):
-            known.cut = None
-        elif known.cut is None:
-            known.cut = me.now
+        cut = lost >= LOST and len(known.thin) >= LEARNED and share > max(known.thin)
+        known.cut = (me.now if known.cut is None else known.cut) if cut else None
         if known.cut is None or me.now - known.cut > me.parameter(self, "resigned_s"):
             known.cut = None
             if known.suffers is None and not explained:
