@@ -139,6 +139,19 @@ def test_a_flood_that_fills_a_link_upstream_is_found() -> None:
     assert min(shares(narrow_east(traffic=[users(at=["east"]), flood]))) > 0.9
 
 
+def beside_a_swarm(count: int, demand_mb_s: float) -> RunResult:
+    """Run clients that come with a swarm, behind the link that it fills, and stay after it."""
+    more = {"at": ["east"], "start_s": 25, "count": 20, "demand_mb_s": 0.002}
+    clients = users(name="clients", profile="dns", port=53, **more)
+    swarm = {"count": count, "demand_mb_s": demand_mb_s, "profile": "udp-flood"}
+    return narrow_east(traffic=[users(), clients, attack(24, 60, at=["east"], **swarm)])
+
+
+def test_clients_that_come_with_a_swarm_and_send_much_less_are_none_of_it() -> None:
+    named = {s for _, sources in filters(beside_a_swarm(250, 0.2)) for s in sources}
+    assert named == {f"10.3.0.{n}" for n in range(1, 251)}
+
+
 @pytest.mark.parametrize("honest", [4, 10])
 def test_a_swarm_over_udp_that_cuts_off_a_few_of_the_users_is_found(honest: int) -> None:
     """Three of four, or seven of ten, are served as ever, and the shop's link is not half full."""

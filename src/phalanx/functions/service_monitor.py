@@ -66,6 +66,8 @@ that grow slowly were there while users were served, too."""
 SERVED = 3.0
 """Whom the target served is a stranger again if it sends so many times what it got: clients that
 ask over UDP, and are not answered any more, send on."""
+PART = 0.1
+"""Who sends less than this part of what one of a swarm does on average is none of the swarm."""
 FEW_ASKED = 16
 """A remembered offender is convicted again by so many SYNs or packets that got nothing."""
 FEW_SENT = 4
@@ -366,7 +368,8 @@ class ServiceMonitor(Capability):
     ) -> dict[tuple[str, str], Finding]:
         """Return sources that nobody serves, which came with a breach that they explain.
 
-        Each of a swarm sends too little to be judged by itself.
+        Each of a swarm sends too little to be judged by itself. Who sends much less than the
+        others is none of them: all of those together explain little.
         """
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         found: dict[tuple[str, str], Finding] = {}
@@ -386,6 +389,8 @@ class ServiceMonitor(Capability):
                 and many.get(source, 0.0) > SERVED * known.served.get(source, -1.0)
                 and (source, target) not in convicted
             }
+            least_kb_s = PART * sum(crowd.values()) / max(1, len(crowd))
+            crowd = {source: kb_s for source, kb_s in crowd.items() if kb_s > least_kb_s}
             share = sum(crowd.values()) / all_kb_s if crowd else 0.0
             if share >= CROWDED:
                 known.swarmed = me.now
@@ -569,11 +574,7 @@ def _one_way(records: FlowRecords) -> list[FlowStats]:
     """Return the flows of UDP that nobody answers; fragments belong to what their source asks."""
     udp = [flow for flow in records.flows if flow.protocol == "udp"]
     answered = {(flow.source, flow.target) for flow in udp if flow.replies}
-    return [
-        flow
-        for flow in udp
-        if not (flow.replies or (flow.fragments and (flow.source, flow.target) in answered))
-    ]
+    return [f for f in udp if not (f.replies or (f.fragments and (f.source, f.target) in answered))]
 
 
 def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
@@ -589,9 +590,6 @@ def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
 def _got_nothing(flow: FlowStats) -> bool:
     """Whether a source asked for a few things and got none of them."""
     asked = flow.syn if flow.protocol == "tcp" else flow.packets
-    return (
-        asked > FEW_ASKED
-        and not flow.fragments  # nor echoes: nobody is served by them
-        and not (flow.established or flow.answered)
-        and not (flow.protocol == "udp" and flow.replies)
-    )
+    got = flow.established or flow.answered or (flow.protocol == "udp" and flow.replies)
+    # Fragments and echoes say nothing: nobody is served by them.
+    return asked > FEW_ASKED and not (flow.fragments or got)
