@@ -152,6 +152,13 @@ def test_clients_that_come_with_a_swarm_and_send_much_less_are_none_of_it() -> N
     assert named == {f"10.3.0.{n}" for n in range(1, 251)}
 
 
+def test_clients_that_were_taken_for_part_of_a_swarm_are_let_in_after_it() -> None:
+    result = beside_a_swarm(3000, 0.015)
+    assert [s for _, named in filters(result) for s in named if s.startswith("10.2.")]
+    assert shares(result)[-1] > 0.99
+    assert len(of(result, "measure.lifted")) == len(of(result, "measure.applied"))
+
+
 @pytest.mark.parametrize("honest", [4, 10])
 def test_a_swarm_over_udp_that_cuts_off_a_few_of_the_users_is_found(honest: int) -> None:
     """Three of four, or seven of ten, are served as ever, and the shop's link is not half full."""

@@ -190,6 +190,7 @@ def lift_when_quiet(
     quiet_s: float | Callable[[], float],
     interval_s: float,
     overdue: Callable[[float], bool] = lambda _: False,
+    little: float = 0.0,
 ) -> Part:
     """Wait until a measure of this agent held nothing back for a time, then lift it.
 
@@ -201,12 +202,13 @@ def lift_when_quiet(
         interval_s: pause between two readings.
         overdue: told for how many seconds the measure has held traffic back; says whether to
             lift it all the same.
+        little: share of the most that it held back, up to which it has nothing to do any more.
 
     Raises:
         PlanFailed: if it was lifted because it was overdue.
 
     """
-    began = since = me.now
+    began, since, most = me.now, me.now, 0.0
     while True:
         instance = inventory_of(me).holder(quiet.measure)
         if instance is None:
@@ -217,8 +219,8 @@ def lift_when_quiet(
             sample = None
         if sample is None or sample.cut_off:
             since = me.now  # it sees nothing, which does not mean that nothing comes
-        elif sample.held_back_mb_s > LITTLE_MB_S:
-            since = me.now
+        elif sample.held_back_mb_s > max(LITTLE_MB_S, little * most):
+            since, most = me.now, max(most, sample.held_back_mb_s)
             if overdue(since - began):
                 yield Adopt(avert(quiet.measure), TIDY_UP)
                 raise PlanFailed("it holds traffic back for too long without a verdict")

@@ -125,6 +125,9 @@ HARM_LOOKS = 2
 """Looks in a row that have to show it."""
 FEW_SERVED = 3
 """Fewer served sources than this are no measure of harm: each of them may just have paused."""
+STRAGGLERS = 0.01
+"""A filter that holds back so little of the most that it did has outlived the attack: who asks on
+may be a client that was taken for an attacker."""
 MOST_RELAPSES = 4
 """With so many the hold-down grows no more: it is 16 times the first."""
 
@@ -466,7 +469,7 @@ class EdgeFilter(Capability):
 
     @plan(Quiet, local=True, applies=quiet_of(AttackFiltered))
     def wait_for_quiet(self, me: Agent, goal: GoalInstance) -> Body:
-        """Wait until nothing was dropped for the hold-down, then lift the filter.
+        """Wait until next to nothing was dropped for the hold-down, then lift the filter.
 
         A filter is a hypothesis: if those who were served before it are not any more, it is
         lifted at once, and tried again after a time that doubles with each such failure.
@@ -480,6 +483,7 @@ class EdgeFilter(Capability):
             quiet_s=partial(self._hold_s, me, quiet.measure.ip),
             interval_s=me.parameter(self, "hold_interval_s"),
             overdue=lambda _: self._hand_on(me, quiet.measure),
+            little=STRAGGLERS,
         )
 
     def _hand_on(self, me: Agent, effect: Predicate) -> bool:
@@ -498,8 +502,7 @@ class EdgeFilter(Capability):
         return False
 
     def _check_harm(self, me: Agent, effect: AttackFiltered) -> Body:
-        before = self._served.pop(effect, 0.0)
-        now = before
+        before = now = self._served.pop(effect, 0.0)
         for _ in range(HARM_LOOKS):
             instance = inventory_of(me).holder(effect)
             if instance is None or before <= LITTLE_MB_S:
@@ -528,10 +531,8 @@ class EdgeFilter(Capability):
         raise PlanFailed("it cost users their service")
 
     def _hold_s(self, me: Agent, ip: str) -> float:
-        """Return how long a filter stays after its last packet: twice as long for each relapse."""
-        relapses = self._relapses.get(ip)
-        times = 0 if relapses is None else relapses.times
-        return me.parameter(self, "hold_s") * 2.0**times
+        """Return how long a filter stays that has next to nothing to drop, by its relapses."""
+        return me.parameter(self, "hold_s") * 2.0 ** self._relapses.get(ip, _Relapses()).times
 
 
 def _claims(me: Agent, effect: AttackFiltered) -> list[ClaimHeld]:
