@@ -187,6 +187,9 @@ def test_service_is_not_owed_where_nobody_watches_or_the_attack_has_just_begun()
     assert owed(plan)
     assert not owed(plan | {"monitors": []})
     assert not owed(plan | {"duration_s": 40})
+    moving = plan | {"traffic": [users(), flood(20, "east") | {"adapt": "move"}]}
+    assert owed(moving | {"duration_s": 155})
+    assert not owed(moving | {"duration_s": 154}), "they may still go from place to place"
 
 
 def test_service_is_not_owed_where_a_filter_cannot_be_fetched_in_time():

@@ -57,6 +57,9 @@ IN_ONE_PROCESS = {"degrade", "drift", "slow-disk"}
 """Faults that processes cannot do."""
 SETTLED_S = 45.0
 """An attack is held off so long after it begins: the last 30 s of that are looked at."""
+MOVED_S = 100.0
+"""So much later if its sources move: each has sixteen places to go to, one every five seconds or
+six, three of which it waits to see itself blocked."""
 _VNFS = (
     "link-monitor",
     "rate-limiter",
@@ -129,7 +132,8 @@ def owed(document: Document) -> bool:
     watched = {monitor["link"] for monitor in document["monitors"]}
     if any(h["at"] not in staffed or f"{h['at']}>{h['name']}" not in watched for h in hosts):
         return False
-    if any(group["start_s"] + SETTLED_S > document["duration_s"] for group in attacks):
+    settled = [g["start_s"] + SETTLED_S + MOVED_S * (g.get("adapt") == "move") for g in attacks]
+    if any(each > document["duration_s"] for each in settled):
         return False
     able = {
         pop["name"]
