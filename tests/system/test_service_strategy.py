@@ -184,6 +184,14 @@ def test_a_swarm_over_any_protocol_is_found(kind: str, demand_mb_s: float) -> No
     assert reasons == {kind.replace("-", " ")}
 
 
+def test_who_takes_over_the_watch_in_an_attack_knows_who_attacks() -> None:
+    swarm = attack(24, at=["south"], count=150, demand_mb_s=0.06, profile="udp-flood")
+    honest = users(at=["north", "east", "west"])
+    result = service(traffic=[honest, swarm], faults=[crash("south", 80)])
+    assert min(shares(result, since=85)) < 0.7, "nobody watches, and the filter has ended"
+    assert min(shares(result, since=92)) > 0.9
+
+
 def test_a_flood_larger_than_the_inner_links_does_not_reach_them() -> None:
     result = service(traffic=[users(), attack(demand_mb_s=80)])
     assert min(shares(result)) > 0.9

@@ -22,14 +22,14 @@ from phalanx.analytics.detectors import ONE_WAY, SLOW, Finding
 from phalanx.analytics.source_rules import FlowAggregate, aggregate, connectionless, in_vain
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.capability import Capability, hears, plan
 from phalanx.bdi.goals import GoalInstance
 from phalanx.bdi.steps import Act, Adopt, Believe, Body, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.measures import PROTECT, not_allowed
 from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, Outcome, ReadLink
 from phalanx.domain.goals import want
-from phalanx.domain.messages import AttackReport, Performative
+from phalanx.domain.messages import AttackReport, Message, Performative
 from phalanx.domain.network import link_ends
 from phalanx.domain.predicates import EntryScreened, Monitored, ServiceBreached, UnderAttack
 from phalanx.domain.resources import Resources
@@ -178,6 +178,13 @@ class ServiceMonitor(Capability):
         self._targets: dict[str, _Target] = {}
         self._offenders: dict[tuple[str, str], float] = {}
         """(source, target) of what was convicted, with the time when it was seen last."""
+
+    @hears(AttackReport)
+    def heard_report(self, me: Agent, message: Message) -> None:
+        """Remember whom others report, in case of watching for them: the beginning is not seen."""
+        report = message.content_as(AttackReport)
+        if report.target not in self._targets:
+            self._remember(me, [(source, report.target) for source in report.sources])
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -356,12 +363,16 @@ class ServiceMonitor(Capability):
             if key in self._offenders and key not in convicted and _got_nothing(flow):
                 convicted[key] = None
         convicted |= self._strangers(me, records, seconds, convicted)
-        self._offenders |= dict.fromkeys(convicted, me.now)
+        self._remember(me, convicted)
+        return convicted
+
+    def _remember(self, me: Agent, offenders: Iterable[tuple[str, str]]) -> None:
+        """Keep (source, target) of offenders in mind; the eldest are forgotten first."""
+        self._offenders |= dict.fromkeys(offenders, me.now)
         times, oldest = self._offenders.values(), me.now - me.parameter(self, "offender_memory_s")
         if len(times) > MANY_FLOWS or min(times, default=me.now) < oldest:
             kept = sorted((t, key) for key, t in self._offenders.items() if t > oldest)
             self._offenders = {key: t for t, key in kept[-MANY_FLOWS:]}
-        return convicted
 
     def _strangers(
         self, me: Agent, records: FlowRecords, seconds: float, convicted: Container[tuple[str, str]]
@@ -441,8 +452,7 @@ class ServiceMonitor(Capability):
         report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names))
         gone = me.capability(Outlook).view.dead
         if gone or me.now - known.began >= me.parameter(self, "entry_patience_s"):
-            monitored = goal.predicate_as(Monitored)
-            tap = link_ends(monitored.link)[0]
+            tap = link_ends(goal.predicate_as(Monitored).link)[0]
             yield Adopt(want(EntryScreened(target, "")), PROTECT, tap=tap, afresh=True)
 
     def _service(
