@@ -182,6 +182,10 @@ class _Draw:
         if self._spread and rng.random() < 0.5:
             self._kinds.append("broker-down")
         count = rng.randint(2, 4 if self._spread else 6)
+        self._wide = random.Random(f"phalanx/{seed}/wide")
+        self._widened = not self._spread and self._wide.random() < 0.5
+        if self._widened and self._wide.random() < 0.4:
+            count = self._wide.randint(7, 10)
         self._pops = [f"pop{i}" for i in range(1, count + 1)]
         self._agents = list(self._pops)
         self._links = self._topology()
@@ -202,7 +206,7 @@ class _Draw:
             "strategy": "published" if published else "service",
             "network": self._network(hosts),
             "hosts": hosts,
-            "traffic": self._later(self._traffic(hosts)),
+            "traffic": self._widen(self._later(self._traffic(hosts)), hosts),
             "monitors": self._monitors(hosts),
             "functions": self._functions(published=published),
             "goals": self._goals(),
@@ -219,6 +223,8 @@ class _Draw:
             "bidding": rng.choice(["exact", "published"] if published else ["exact"]),
             "faults": [self._fault() for _ in range(rng.randint(0, 6) if self._kinds else 0)],
         }
+        if self._widened and self._wide.random() < 0.5:
+            document["parameters"] = {}
         if "in-band" in on:
             document["control"] = "in-band"
         if second:
@@ -253,6 +259,32 @@ class _Draw:
             elif kind and group["profile"] == "video":
                 group |= {"profile": "dns", "port": 53, "count": 3 * group["count"]}
                 group["demand_mb_s"] = round(group["demand_mb_s"] / 10, 4)
+        return groups
+
+    def _widen(self, groups: list[Document], hosts: list[Document]) -> list[Document]:
+        """Return groups of traffic, in half of the plans with other numbers, users and ports."""
+        rng, capacity = self._wide, {host["name"]: host["bandwidth_mb_s"] for host in hosts}
+        for group in groups if self._widened else ():
+            if group["profile"] in ATTACKS:
+                if group["profile"] in (*FLOODS, *LATER) and rng.random() < 0.2:  # a swarm
+                    count = rng.choice([40, 200])
+                    group |= {"count": count, "demand_mb_s": 8 / count}
+                if group["profile"] != "slow-http" and rng.random() < 0.2:
+                    group["port"] = rng.choice([53, 123, 9000])
+            elif group["name"] != "crowd":
+                group["count"] = count = rng.choice([1, 2, 5, 20, 60])
+                most = 0.6 * capacity[group["target"]] / count
+                group["demand_mb_s"] = round(min(group["demand_mb_s"], most), 4)
+                if rng.random() < 0.3:
+                    group["jitter"] = rng.choice([0.2, 0.5, 0.9])
+                if rng.random() < 0.3:
+                    group["at"] = rng.sample(self._pops, rng.randint(1, len(self._pops)))
+                if rng.random() < 0.2:
+                    group |= {"spread_s": self._wide.randint(0, 30), "end_s": rng.randint(60, 200)}
+        if self._widened and rng.random() < 0.25:
+            feed = {"name": "feed", "profile": "udp-flood", "count": rng.choice([1, 3])}
+            at = {"at": [rng.choice(self._pops)], "target": hosts[0]["name"], "port": 9999}
+            groups.append(feed | at | {"demand_mb_s": 0.02, "start_s": 0.0, "end_s": self._end_s})
         return groups
 
     # -- the network ------------------------------------------------------------------------
