@@ -184,6 +184,13 @@ def test_a_swarm_over_any_protocol_is_found(kind: str, demand_mb_s: float) -> No
     assert reasons == {kind.replace("-", " ")}
 
 
+def test_a_swarm_of_echoes_is_found_before_anybody_suffers_and_a_few_are_left_alone() -> None:
+    few = attack(name="few", count=8, demand_mb_s=0.02, profile="icmp-flood")
+    many = attack(50, name="many", count=100, demand_mb_s=0.02, profile="icmp-flood")
+    assert not list(filters(service(traffic=[users(), few])))
+    assert len({s for _, named in filters(service(traffic=[users(), many])) for s in named}) == 100
+
+
 def test_who_takes_over_the_watch_in_an_attack_knows_who_attacks() -> None:
     swarm = attack(24, at=["south"], count=150, demand_mb_s=0.06, profile="udp-flood")
     honest = users(at=["north", "east", "west"])

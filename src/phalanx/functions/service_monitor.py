@@ -18,8 +18,8 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
+from phalanx.analytics import source_rules
 from phalanx.analytics.detectors import ONE_WAY, SLOW, Finding
-from phalanx.analytics.source_rules import FlowAggregate, aggregate, connectionless, in_vain
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan
@@ -254,12 +254,8 @@ class ServiceMonitor(Capability):
         for source, target in convicted:
             attacked.setdefault(target, set()).add(source)
         told = [*findings, *filter(None, convicted.values())]
-        news = [
-            target
-            for target, sources in attacked.items()
-            if not sources <= self._target(target).named or self._target(target).since is None
-        ]
-        if news:
+        knowns = ((self._target(target), sources) for target, sources in attacked.items())
+        if any(not sources <= known.named or known.since is None for known, sources in knowns):
             yield analysis(
                 me,
                 goal,
@@ -295,12 +291,10 @@ class ServiceMonitor(Capability):
         recent = sum(at > me.now - RECENT_S for at, _ in seen.looks)
         for count in sorted({min(FEW_LOOKS, len(looks)), recent, len(looks)} - {1}):
             some = looks[-count:]
-            together = FlowRecords(
-                tuple(flow for look in some for flow in look.flows),
-                sum(look.seconds for look in some),
-                1.0,
-                sum(look.unlisted for look in some),
-            )
+            flows = tuple(flow for look in some for flow in look.flows)
+            seconds = sum(look.seconds for look in some)
+            unlisted = sum(look.unlisted for look in some)
+            together = FlowRecords(flows, seconds, 1.0, unlisted)
             present -= {(f.source or "", f.target) for f in findings}
             longer = examine(me, goal, together, series=series)
             findings += [f for f in longer if (f.source, f.target) in present]
@@ -379,23 +373,31 @@ class ServiceMonitor(Capability):
     ) -> dict[tuple[str, str], Finding]:
         """Return sources that nobody serves, which came with a breach that they explain.
 
+        Of echoes and packets of no connection nobody needs many, whether a breach is seen or not:
+        who comes to watch in the middle of an attack sees none.
         Each of a swarm sends too little to be judged by itself. Who sends much less than the
         others is none of them: all of those together explain little.
         """
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         found: dict[tuple[str, str], Finding] = {}
         unserved = _unserved(records)
-        kinds = {(flow.source, flow.target): connectionless(flow) for flow in unserved}
+        kinds = {(flow.source, flow.target): source_rules.connectionless(flow) for flow in unserved}
         every, steady = _sent(unserved, seconds), _sent(unserved, seconds, FEW_SENT)
+        vain = [flow for flow in unserved if flow.protocol != "udp" and flow.packets > FEW_SENT]
+        packets = Counter[str]()
+        for flow in vain:
+            packets[flow.target] += flow.packets
         for target in every:
             known, many = self._target(target), steady.get(target, {})
-            hurt = self._hurt(me, known)
-            if not hurt and me.now - known.swarmed >= me.parameter(self, "calm_s"):
-                continue
+            sent = every[target] if self._hurt(me, known) else many
+            if sent is many and me.now - known.swarmed >= me.parameter(self, "calm_s"):
+                if packets[target] < source_rules.UNANSWERED_S * seconds:
+                    continue
+                sent = _sent(vain, seconds)[target]
             crowd = {
                 source: kb_s
                 # Of forged sources each sends a packet or two.
-                for source, kb_s in (every[target] if hurt else many).items()
+                for source, kb_s in sent.items()
                 if kb_s > GROWN * known.familiar.get(source, 0.0)
                 and many.get(source, 0.0) > SERVED * known.served.get(source, -1.0)
                 and (source, target) not in convicted
@@ -406,7 +408,7 @@ class ServiceMonitor(Capability):
             if share >= CROWDED:
                 known.swarmed = me.now
                 evidence = {"sources": len(crowd), "share": round(share, 6)}
-                reason = f"one of {len(crowd)} unanswered sources that came as service fell"
+                reason = f"one of {len(crowd)} sources that nobody serves and that take much"
                 for source in crowd:
                     kind = kinds[source, target]
                     found[source, target] = Finding(kind, target, source, share, reason, evidence)
@@ -468,7 +470,7 @@ class ServiceMonitor(Capability):
 
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
-        sent = _sent(_unserved(records), seconds)
+        sent = _sent(_one_way(records), seconds)
         users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for flow in records.flows:
             if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
@@ -560,7 +562,7 @@ def report_attack(me: Agent, report: AttackReport) -> None:
 
 
 def _sent(
-    flows: Iterable[FlowStats | FlowAggregate], seconds: float, few: int = 0
+    flows: Iterable[FlowStats | source_rules.FlowAggregate], seconds: float, few: int = 0
 ) -> dict[str, dict[str, float]]:
     """Return what each source sent, in KB/s, by target.
 
@@ -573,11 +575,11 @@ def _sent(
     return sent
 
 
-def _unserved(records: FlowRecords) -> list[FlowStats | FlowAggregate]:
+def _unserved(records: FlowRecords) -> list[FlowStats | source_rules.FlowAggregate]:
     """Return UDP that nobody answers, and what is sent in vain over other protocols."""
     sampling = max([flow.sampling for flow in records.flows], default=1)
-    others = aggregate(flow for flow in records.flows if flow.protocol != "udp")
-    return [*_one_way(records), *(one for one in others if in_vain(one, sampling))]
+    others = source_rules.aggregate(flow for flow in records.flows if flow.protocol != "udp")
+    return [*_one_way(records), *(each for each in others if source_rules.in_vain(each, sampling))]
 
 
 def _one_way(records: FlowRecords) -> list[FlowStats]:
