@@ -576,10 +576,15 @@ def _sent(
 
 
 def _unserved(records: FlowRecords) -> list[FlowStats | source_rules.FlowAggregate]:
-    """Return UDP that nobody answers, and what is sent in vain over other protocols."""
+    """Return UDP that nobody answers, and what is sent in vain over other protocols.
+
+    Where a target is never seen to answer, its answers may take another way.
+    """
     sampling = max([flow.sampling for flow in records.flows], default=1)
+    heard = {flow.target for flow in records.flows if flow.replies > flow.resets}
     others = source_rules.aggregate(flow for flow in records.flows if flow.protocol != "udp")
-    return [*_one_way(records), *(each for each in others if source_rules.in_vain(each, sampling))]
+    seen = (one for one in others if one.replies or one.protocol == "icmp" or one.target in heard)
+    return [*_one_way(records), *(one for one in seen if source_rules.in_vain(one, sampling))]
 
 
 def _one_way(records: FlowRecords) -> list[FlowStats]:

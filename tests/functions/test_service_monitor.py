@@ -1,0 +1,22 @@
+"""What a service monitor takes for traffic that nobody serves."""
+
+from phalanx.domain.actions import FlowRecords, FlowStats
+from phalanx.functions.service_monitor import _unserved
+
+
+def flow(source: str, protocol: str = "tcp", **counts: int) -> FlowStats:
+    known = {"packets": 5000, "octets": 5_000_000, "syn": 0, "established": 0, "replies": 0}
+    return FlowStats(source, "10.0.0.10", 443, protocol, **{**known, **counts})
+
+
+def sources(*flows: FlowStats) -> list[str]:
+    return [one.source for one in _unserved(FlowRecords(flows, 1.0))]
+
+
+def test_uploads_whose_answers_take_another_way_are_not_in_vain() -> None:
+    """A recorder may see one direction alone."""
+    uploads = [flow(f"10.1.0.{n}") for n in range(4)]
+    assert sources(*uploads) == []
+    assert sources(*uploads, flow("10.1.0.9", replies=4000)) == [u.source for u in uploads]
+    assert sources(flow("10.1.0.1", resets=900, replies=900, packets=900)) == ["10.1.0.1"]
+    assert sources(flow("10.1.0.1", "icmp", syn=5000)) == ["10.1.0.1"]
