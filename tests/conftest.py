@@ -8,10 +8,12 @@ terminal it is run from.
 
 # ruff: noqa: E402 - the terminal is measured once, on import
 import os
+from pathlib import Path
 
 for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(_name, None)
 
+import pytest
 from hypothesis import settings
 
 from phalanx.checking import check
@@ -41,5 +43,17 @@ def _checked(self, *args):
 System._run = _checked
 
 
+def pytest_configure(config):
+    """Let workers read the modules in different orders: what one has compiled, the others load."""
+    worker = getattr(config, "workerinput", None)
+    if worker is None or config.args_source is not config.ArgsSource.TESTPATHS:
+        return
+    count = worker["workercount"]
+    first = int(worker["workerid"].removeprefix("gw"))
+    files = sorted(str(path) for path in Path(__file__).parent.rglob("test_*.py"))
+    config.args = [file for turn in range(count) for file in files[(first + turn) % count :: count]]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+    items.sort(key=lambda item: (item.path.stem.removeprefix("test_") not in LONGEST, item.path))
