@@ -102,7 +102,10 @@ def passed_over() -> dict[str, list[str]]:
 
 def without_passed_over(data: Any, kind: type[Struct]) -> Any:
     """Return ``data`` as the schema ``kind`` takes it, without what is passed over."""
-    return _pruned(data, inspect.type_info(kind))
+    return _pruned(data, _type_info(kind))
+
+
+_type_info = cache(inspect.type_info)  # costs more than the descriptor that it is for
 
 
 def _pruned(value: Any, kind: inspect.Type) -> Any:
