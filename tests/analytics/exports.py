@@ -176,16 +176,13 @@ def sflow(packets, rate):
     return sent
 
 
-def all_ways(packets, rate=1, wait=1.0):
-    """Return, by protocol, the datagrams of an exporter that sees those packets."""
+def exported(packets, way, rate=1, wait=1.0):
+    """Return the datagrams of an exporter by a protocol that sees those packets."""
     chosen = sampled(packets, rate) if rate > 1 else packets
-    records, told = cache(chosen), rate if rate > 1 else 0
-    return {
-        "sflow": sflow(chosen, rate),
-        "netflow5": netflow5(records, told, wait=wait),
-        "netflow9": netflow9(records, told, wait=wait),
-        "ipfix": ipfix_flows(records, told, wait=wait),
-    }
+    if way == "sflow":
+        return sflow(chosen, rate)
+    exporter = {"netflow5": netflow5, "netflow9": netflow9, "ipfix": ipfix_flows}[way]
+    return exporter(cache(chosen), rate if rate > 1 else 0, wait=wait)
 
 
 WAYS = ("sflow", "netflow5", "netflow9", "ipfix")

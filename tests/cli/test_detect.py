@@ -126,7 +126,7 @@ def exports(tmp_path):
     """A capture of IPFIX to port 2055, about a flood."""
     file = tmp_path / "exports.pcap"
     packets = sorted(make.syn_flood(1.0, "6.6.6.6", 2000))
-    file.write_bytes(ex.pcap(ex.all_ways(packets, 4)["ipfix"]))
+    file.write_bytes(ex.pcap(ex.exported(packets, "ipfix", 4)))
     return file
 
 
@@ -176,7 +176,7 @@ def test_exports_are_judged_as_they_arrive():
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
         open_socket("127.0.0.1:0") as s,
     ):
-        for _, datagram in ex.all_ways(make.syn_flood(1.0, "6.6.6.6", 1500))["sflow"]:
+        for _, datagram in ex.exported(make.syn_flood(1.0, "6.6.6.6", 1500), "sflow"):
             sender.sendto(datagram, s.getsockname())
         sender.sendto(b"", s.getsockname())
         found = collect(s, collector, 0.5)
