@@ -144,7 +144,7 @@ def words(text: str) -> list[str]:
 
 
 CALLS = (
-    "run {own}",
+    "run {own} --until 60",
     "place {own} --goal flowRecord --auctioneer south --traffic 2",
     "explain {log} attack",
     "doctor",

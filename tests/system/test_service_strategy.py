@@ -24,7 +24,7 @@ START_S, END_S = 10.0, 130.0
 
 
 def service(**changes: Any) -> RunResult:
-    return run_scenario(ring(strategy="service", duration_s=150, **changes))
+    return run_scenario(ring(**{"strategy": "service", "duration_s": 150, **changes}))
 
 
 def shares(result: RunResult, host: str = "shop", since: float = START_S + 10) -> list[float]:
@@ -298,7 +298,7 @@ def test_a_filter_after_which_nobody_is_served_is_taken_back() -> None:
     """Users of one entry leave in the moment in which its filter begins."""
     forged = attack(profile="syn-flood-spoofed")
     traffic = [users(at=["north"]), users(name="leaving", at=["east"], end_s=12.6), forged]
-    result = service(traffic=traffic)
+    result = service(traffic=traffic, duration_s=80)
     (withdrawn,) = of(result, "measure.withdrawn")
     assert withdrawn.data["after_mb_s"] < withdrawn.data["before_mb_s"] / 2
     assert of(result, "measure.lifted", effect=withdrawn.data["effect"])
@@ -357,7 +357,7 @@ def attacked(profile: str, seed: int = 1, **more: object) -> Scenario:
 
 def served(plan: Scenario) -> list[float]:
     """Return the share of what users want that they get, for each second of the attack."""
-    result = System(plan).run()
+    result = System(plan).run(106)  # the attack goes on for a second
     samples = [event for event in result.events if event.kind == "network.sample"]
     shop = [event.data["hosts"]["shop"] for event in samples if 15 < event.time <= 105]
     return [figures["legitimate_mb_s"] / figures["wanted_mb_s"] for figures in shop]
