@@ -24,7 +24,7 @@ from tests.analytics import captures
 
 ROOT = Path(__file__).parents[2]
 RING = ROOT / "scenarios" / "quickstart-ring.yaml"
-EACH = int(os.environ.get("PHALANX_MUTATIONS", "6"))
+EACH = int(os.environ.get("PHALANX_MUTATIONS", "3"))
 LONGEST_S = 300
 """A case that takes longer hangs, also on a busy machine."""
 

@@ -106,7 +106,7 @@ def test_a_flood_that_nobody_stops_is_a_failure_of_liveness_and_shrinks_to_what_
             f.rule == "service" for f in fuzz.judge(candidate, "liveness", run_plan).failures
         )
 
-    small = fuzz.shrink(plan, fails, tries=60)
+    small = fuzz.shrink(plan, fails, tries=30)
     assert fails(small)
     assert len(small["network"]["pops"]) < 4
     assert len(small["faults"]) < 4

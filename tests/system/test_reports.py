@@ -35,7 +35,7 @@ PUBLISHED = replace(
 QUIET = replace(LYING, faults=(LYING.faults[0],), duration_s=60)
 """pop1 dies before the attack, so its entry is auctioned; nobody lies."""
 UNSIGNED = "it does not stand by what it reports"
-RUNS = 60 if "PHALANX_PLANS" in os.environ else 4
+RUNS = 60 if "PHALANX_PLANS" in os.environ else 2
 
 
 def of(result: RunResult, kind: str, **data: Any) -> list[Event]:
