@@ -24,6 +24,8 @@ from phalanx.domain.messages import (
     UndoRequest,
     Verdict,
 )
+from phalanx.reporting.log import Log
+from phalanx.reporting.why_not import why_not_agent
 from phalanx.runtime.loading import parse_scenario
 from phalanx.runtime.system import System
 from tests.system.process_plan import plan
@@ -135,3 +137,6 @@ def test_another_agent_that_wants_what_is_in_force_relies_on_who_keeps_it() -> N
     forged = replace(award, data={**award.data, "ranking": [other]})
     assert "awards" in {v.rule for v in check([*events[:at], forged, *events[at + 1 :]])}
     assert "bids" in {v.rule for v in check([e for e in events if e is not made[0]])}
+    loser = next(agent for agent in award.data["refusals"])
+    told = " ".join(why_not_agent(Log(events), award.id, loser).words)
+    assert f"{loser} bid, and was refused: {holder} keeps it so." in told

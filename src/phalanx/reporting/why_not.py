@@ -67,7 +67,7 @@ def about_auction(auction: Auction) -> Answer:
     else:
         reason = f": {auction.reason}" if auction.reason else ""
         words = [f"Nobody won {auction.goal}: {auction.outcome}{reason}."]
-    words += [f"{agent} did not bid: {reason}." for agent, reason in auction.refusals]
+    words += [_refused(auction, agent, reason) for agent, reason in auction.refusals]
     words += [f"{agent} did not answer before the deadline." for agent in auction.silent]
     words += [_failed(*failed) for failed in auction.earlier]
     title = f"Auction {auction.auction}: {auction.goal}"
@@ -129,6 +129,11 @@ def _find(log: Log, auctions: Sequence[Auction], what: str) -> Auction | None:
     return found[-1] if found else None
 
 
+def _refused(auction: Auction, agent: str, why: str) -> str:
+    offered = any(bid.agent == agent for bid in auction.bids)
+    return f"{agent} {'bid, and was refused' if offered else 'did not bid'}: {why}."
+
+
 def _failed(agent: str, why: str) -> str:
     return f"{agent} won first and failed{': ' + why if why else ''}."
 
@@ -139,7 +144,7 @@ def _contrast(log: Log, auction: Auction, agent: str) -> tuple[list[str], list[t
     own = next((at for at, bid in enumerate(auction.bids) if bid.agent == agent), None)
     best = next((at for at, bid in enumerate(auction.bids) if bid.won), None)
     if reason is not None:
-        words.append(f"{agent} did not bid: {reason or 'it gave no reason'}.")
+        words.append(_refused(auction, agent, reason or "it gave no reason"))
         lacking = _LACKING.search(reason)
         if lacking is not None:
             more = float(lacking[1]) - float(lacking[3])
