@@ -153,6 +153,8 @@ class _Link(Struct):
     """What that look has found and nobody was told yet."""
     refused: bool = False
     """Whether somebody asked for many things in the last look, and got none."""
+    full: bool = False
+    """Whether little of it was free in the last look."""
 
 
 class ServiceMonitor(Capability):
@@ -232,6 +234,7 @@ class ServiceMonitor(Capability):
         whole_s = effective_s(records, seen.sampling)
         many = len(records.flows) / seen.sampling + records.unlisted
         seen.sampling = min(1.0, MANY_FLOWS / max(many, 1.0))
+        seen.full = sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
         seen.history.append((me.now, sample.rate_mb_s, float(sample.connections)))
         seen.looks.append((me.now, FlowRecords(records.flows, whole_s, 1.0, records.unlisted)))
         kept = sum(len(look.flows) for _, look in seen.looks)
@@ -241,7 +244,7 @@ class ServiceMonitor(Capability):
             kept -= len(seen.looks.popleft()[1].flows)
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
-        findings = self._harmful(me, findings, records, whole_s, sample)
+        findings = self._harmful(me, seen, findings, records, whole_s, sample)
         convicted = self._convicted(me, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
@@ -308,6 +311,7 @@ class ServiceMonitor(Capability):
     def _harmful(
         self,
         me: Agent,
+        seen: _Link,
         findings: list[Finding],
         records: FlowRecords,
         seconds: float,
@@ -325,12 +329,13 @@ class ServiceMonitor(Capability):
         sent, packets = _sent(one_way, seconds), Counter[str]()
         for flow in one_way:
             packets[flow.target] += flow.packets
-        full = sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
         crowded = {
             target
             for target in targets
             if packets[target] >= CROWDING_S * seconds
-            or (full and sum(sent.get(target, {}).values()) / 1e3 >= CROWDED * sample.rate_mb_s)
+            or (
+                seen.full and sum(sent.get(target, {}).values()) / 1e3 >= CROWDED * sample.rate_mb_s
+            )
         }
 
         def harms(f: Finding) -> bool:
@@ -494,7 +499,7 @@ class ServiceMonitor(Capability):
             self._part(me, known, kept, explained=explained)
             yield from self._breach(me, target, known, each_kb_s, less=less, explained=explained)
             if known.suffers is None and known.cut is None and not fell and not explained:
-                _learn(known.familiar, sent.get(target, {}))
+                _learn(known.familiar, {} if seen.full else sent.get(target, {}))
                 _learn(known.served, now)
 
     def _part(self, me: Agent, known: _Target, kept: list[float], *, explained: bool) -> None:
