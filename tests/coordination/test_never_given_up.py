@@ -13,8 +13,10 @@ from phalanx.auction.outlook import Outlook
 from phalanx.bdi.steps import Adopt
 from phalanx.domain.actions import Deploy, Stop
 from phalanx.domain.agents import AgentState
+from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences
 from phalanx.domain.messages import (
     Advertisement,
+    CallForProposals,
     Fact,
     Performative,
     Refusal,
@@ -225,3 +227,20 @@ def test_as_published_no_instance_gives_way() -> None:
     idle_analyser(bench)
     bench.cfp("y", LIMIT)
     assert bench.refusal("y").reason == "needs 1 core, 0 free"
+
+
+def test_an_auction_gives_way_to_an_elder_one_of_the_same_goal_and_not_for_ever() -> None:
+    """Who calls for all and awards nothing would stop everything."""
+    bench = Bench()
+    adopt(bench)
+    for turn in range(bench.settings.rounds + 1):
+        constrained = ConstrainedGoal(LIMIT, Constraints(), Preferences())
+        elder = CallForProposals(constrained, bench.now + 2.0, since=-1.0)
+        bench.hear(Performative.CFP, f"lie{turn}", elder)
+        bench.at(bench.now + (turn < bench.settings.rounds) * (bench.settings.backoff_s + 0.1))
+    assert len(calls(bench)) == bench.settings.rounds + 1
+    waits = [e for e in bench.events if e.kind == "auction.waiting"]
+    assert [e.data["reason"] for e in waits] == ["b asks for the same"] * bench.settings.rounds
+    bench.hear(Performative.CFP, "younger", replace(elder, since=bench.now))
+    again = [m for m in bench.sent if m.conversation == calls(bench)[-1][1] and m.receiver == "b"]
+    assert [m.performative for m in again] == [Performative.CFP, Performative.CFP]

@@ -24,6 +24,7 @@ from phalanx.domain.messages import (
     UndoRequest,
     Verdict,
 )
+from phalanx.domain.predicates import IpRateLimited
 from phalanx.reporting.log import Log
 from phalanx.reporting.why_not import why_not_agent
 from phalanx.runtime.loading import parse_scenario
@@ -140,3 +141,28 @@ def test_another_agent_that_wants_what_is_in_force_relies_on_who_keeps_it() -> N
     loser = next(agent for agent in award.data["refusals"])
     told = " ".join(why_not_agent(Log(events), award.id, loser).words)
     assert f"{loser} bid, and was refused: {holder} keeps it so." in told
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 0.004, 0.5])
+def test_agents_that_want_the_same_at_the_same_time_have_it_made_once(apart_s: float) -> None:
+    """As those do which relied on a measure that its holder has lost; each would do it itself."""
+    cheap = {"default": {"preferences": {"time": 0, "cost": 1, "decentralisation": 0}}}
+    system = ring(strategy="published", goals=cheap)
+    wanted = want(IpRateLimited("10.9.9.9"))
+
+    def ask(name: str) -> None:
+        agent = system.agents[name].agent
+        agent.cause = "run-1"
+        adopt = Adopt(wanted, 20, tap=agent.pop)  # type: ignore[arg-type]
+        system.agents[name].node.carry_out(agent.take_on(adopt, system.clock.now()))
+
+    for turn, name in enumerate(["west", "south", "north"]):
+        system.clock.call_at(2.0 + turn * apart_s, partial(ask, name))
+    events = system.run(until=15.0).events
+    effect = str(wanted.predicate)
+    made = [e for e in events if e.kind == "measure.applied" and e.data["effect"] == effect]
+    assert len(made) == 1
+    ends = [e for e in events if e.kind == "goal.ended" and e.data["goal"] == effect]
+    assert {"west", "south", "north"} <= {e.agent for e in ends if e.data["outcome"] == "achieved"}
+    waits = {e.agent for e in events if e.kind == "auction.waiting"}
+    assert len(waits) == (2 if apart_s < 0.1 else 0)

@@ -25,6 +25,7 @@ from phalanx.auction.initiator import (
     Fulfilled,
     Initiator,
     Outgoing,
+    Overtaken,
     Reaction,
 )
 from phalanx.auction.outlook import Connected, Gone, Left, Outlook
@@ -222,7 +223,7 @@ class Auctioneer(Configured, Capability):
         first = 1 if left is None else left.turn
         near = goal.goal.predicate.near_tap and left is None
         tender = me.capability(Bidder).tenders.get(type(goal.goal.predicate))
-        turn, waits = first, 0
+        turn, waits, overtaken = first, 0, 0
         while turn <= settings.rounds or change is not None:
             if change is not None:
                 change.begin(me.capability(Outlook).view)
@@ -232,6 +233,7 @@ class Auctioneer(Configured, Capability):
             else:
                 conversation = me.new_id("auction")
                 auction = self._call(me, goal, conversation, turn, since, near=near)
+                auction.gives_way = overtaken < settings.rounds
             try:
                 decision = yield Await(conversation)
             finally:
@@ -240,6 +242,10 @@ class Auctioneer(Configured, Capability):
             if isinstance(decision, Fulfilled):
                 yield from self._fulfilled(goal, decision, tender, turn)
                 return
+            if isinstance(decision, Overtaken):
+                overtaken += 1
+                yield Pause(settings.backoff_s)
+                continue
             reason, final = decision.reason, decision.final
             if near and not final:  # nobody at the tap can: any other agent may
                 near = False
@@ -297,6 +303,29 @@ class Auctioneer(Configured, Capability):
         raise PlanFailed("its holder does not undo it")
 
     # -- messages -------------------------------------------------------------------
+
+    @hears(CallForProposals)
+    def heard_call(self, me: Agent, message: Message) -> None:
+        """Let the elder of two auctions of the same goal end first: it may be made twice else.
+
+        Whoever called the younger hears of the elder as long as that is open, but gives way a few
+        times only: what calls for all and awards nothing would stop everything.
+        """
+        call = message.content_as(CallForProposals)
+        theirs = call.since, message.conversation
+        for conversation, auction in list(self.auctions.items()):
+            mine = auction.call.since, conversation
+            if auction.call.goal.goal != call.goal.goal or message.sender == me.name:
+                continue
+            if mine < theirs:
+                again = [each for each in auction.begin() if each[1] == message.sender]
+                self._send(me, conversation, again)
+            elif auction.gives_way and auction.winner is None:
+                reason = f"{message.sender} asks for the same"
+                goal = str(call.goal.goal)
+                me.record("auction.waiting", auction=conversation, goal=goal, reason=reason)
+                self._send(me, conversation, auction.cancel(reason))
+                me.resume(conversation, Overtaken(message.sender))
 
     @hears(Proposal)
     def heard_proposal(self, me: Agent, message: Message) -> None:

@@ -73,6 +73,12 @@ class Exhausted(Struct, frozen=True):
     """Whether a winner failed in a way in which every other bidder would fail."""
 
 
+class Overtaken(Struct, frozen=True):
+    """Decision of the auctioneer: another agent asks for the same goal, and has asked first."""
+
+    by: AgentId
+
+
 Decision = Awarded | Fulfilled | Exhausted
 Outgoing = tuple[Performative, AgentId, Content]
 Reaction = tuple[list[Outgoing], Decision | None]
@@ -103,6 +109,8 @@ class Initiator:
         self.over = False
         self.running = False
         """Whether the winner has said that its VNF runs."""
+        self.gives_way = True
+        """Whether it ends for an elder auction of the same goal."""
         self.nearest: dict[AgentId, dict[str, float]] = {}
         """What bidders that refused can hold of the terms in which they fall short."""
         self._terms = terms

@@ -161,6 +161,10 @@ class AuctionRules(RuleGroup):
 
     on_agent_restored = RuleGroup.on_agent_left
 
+    def on_auction_waiting(self, event: Event) -> None:
+        """Expect no decision of an auction that lets an elder one of the same goal go first."""
+        self._waiting.pop(event.data["auction"], None)
+
     def on_plan_ended(self, event: Event) -> None:
         """Expect no decision about a goal that its plan pursues no longer."""
         for name in list(self._waiting):
