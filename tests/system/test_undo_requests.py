@@ -162,6 +162,8 @@ def test_agents_that_want_the_same_at_the_same_time_have_it_made_once(apart_s: f
     effect = str(wanted.predicate)
     made = [e for e in events if e.kind == "measure.applied" and e.data["effect"] == effect]
     assert len(made) == 1
+    twice = replace(made[0], data={**made[0].data, "measure": f"second.1:{effect}"})
+    assert "measures" in {v.rule for v in check([*events[: events.index(made[0]) + 1], twice])}
     ends = [e for e in events if e.kind == "goal.ended" and e.data["goal"] == effect]
     assert {"west", "south", "north"} <= {e.agent for e in ends if e.data["outcome"] == "achieved"}
     waits = {e.agent for e in events if e.kind == "auction.waiting"}

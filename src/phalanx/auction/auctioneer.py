@@ -312,20 +312,24 @@ class Auctioneer(Configured, Capability):
         times only: what calls for all and awards nothing would stop everything.
         """
         call = message.content_as(CallForProposals)
-        theirs = call.since, message.conversation
+        theirs, cause = (call.since, message.conversation), me.cause
         for conversation, auction in list(self.auctions.items()):
             mine = auction.call.since, conversation
             if auction.call.goal.goal != call.goal.goal or message.sender == me.name:
                 continue
-            if mine < theirs:
+            if mine < theirs and auction.called:  # that is not known of it after a crash
+                me.cause = auction.called
                 again = [each for each in auction.begin() if each[1] == message.sender]
                 self._send(me, conversation, again)
             elif auction.gives_way and auction.winner is None:
                 reason = f"{message.sender} asks for the same"
                 goal = str(call.goal.goal)
-                me.record("auction.waiting", auction=conversation, goal=goal, reason=reason)
+                me.cause = me.record(
+                    "auction.waiting", auction=conversation, goal=goal, reason=reason
+                )
                 self._send(me, conversation, auction.cancel(reason))
                 me.resume(conversation, Overtaken(message.sender))
+            me.cause = cause
 
     @hears(Proposal)
     def heard_proposal(self, me: Agent, message: Message) -> None:
@@ -516,7 +520,7 @@ class Auctioneer(Configured, Capability):
             references=references,
         )
         self.auctions[conversation] = auction
-        me.cause = me.record(
+        me.cause = auction.called = me.record(
             "auction.called",
             auction=conversation,
             goal=str(goal.goal),

@@ -109,6 +109,8 @@ class Initiator:
         self.over = False
         self.running = False
         """Whether the winner has said that its VNF runs."""
+        self.called = ""
+        """The event that tells of the call."""
         self.gives_way = True
         """Whether it ends for an elder auction of the same goal."""
         self.nearest: dict[AgentId, dict[str, float]] = {}

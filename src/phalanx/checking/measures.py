@@ -30,7 +30,7 @@ class MeasureRules(RuleGroup):
 
     rules: ClassVar = {
         "measures": "A measure is applied once before it is lifted, through an instance that runs "
-        "at its PoP.",
+        "at its PoP; what was auctioned is in force once, where nothing was broken.",
         "reasons": "A measure is applied for an agent that lives and pursues a goal, which says "
         "what it saw or wants; what a measure was applied for is lifted under the same name.",
         "allowed": "No measure blocks or limits a source that the run's allow list has.",
@@ -165,6 +165,10 @@ class MeasureRules(RuleGroup):
         name, instance, effect = data["measure"], data["instance"], data["effect"]
         known = name in self.run.in_force
         self.require(not known, "measures", event, f"{name} is in force already")
+        won = any(goal.contract and goal.goal == effect for goal in self.run.goals.values())
+        if won and self.run.one_clock and not (self.run.faulty or self.run.quiet):
+            others = [other for other, each in self.run.in_force.items() if each.effect == effect]
+            self.require(not others, "measures", event, f"{others} is in force as well")
         self.run.in_force[name] = MeasureInForce(instance, data["pop"], effect)
         self._spares(event)
         runs = self.run.running.get(instance)
