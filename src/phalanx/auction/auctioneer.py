@@ -328,7 +328,7 @@ class Auctioneer(Configured, Capability):
                     "auction.waiting", auction=conversation, goal=goal, reason=reason
                 )
                 self._send(me, conversation, auction.cancel(reason))
-                me.resume(conversation, Overtaken(message.sender))
+                me.resume(conversation, Overtaken())
             me.cause = cause
 
     @hears(Proposal)

@@ -76,8 +76,6 @@ class Exhausted(Struct, frozen=True):
 class Overtaken(Struct, frozen=True):
     """Decision of the auctioneer: another agent asks for the same goal, and has asked first."""
 
-    by: AgentId
-
 
 Decision = Awarded | Fulfilled | Exhausted
 Outgoing = tuple[Performative, AgentId, Content]
