@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from msgspec.structs import replace
+
 from tables import console, show
 
 HERE = Path(__file__).resolve().parents[1] / "src"
@@ -126,9 +128,10 @@ class Run:
 def flood_and_contract(src: Path) -> Figures:
     """Run the ring once."""
     load = import_module("phalanx.runtime.loading").load_scenario
-    system = import_module("phalanx.runtime.system").System(
-        load(src.parent / "scenarios" / "quickstart-ring.yaml")
-    )
+    plan = load(src.parent / "scenarios" / "quickstart-ring.yaml")
+    if hasattr(plan, "strategy"):  # earlier checkouts know no other than the published one
+        plan = replace(plan, strategy="published")
+    system = import_module("phalanx.runtime.system").System(plan)
     run = Run(src)
     with profiled(run.watch):
         system.run()
