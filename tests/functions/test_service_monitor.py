@@ -9,14 +9,18 @@ def flow(source: str, protocol: str = "tcp", **counts: int) -> FlowStats:
     return FlowStats(source, "10.0.0.10", 443, protocol, **{**known, **counts})
 
 
-def sources(*flows: FlowStats) -> list[str]:
-    return [one.source for one in _unserved(FlowRecords(flows, 1.0))]
+def sources(*flows: FlowStats, heard: bool = True) -> list[str]:
+    targets = {"10.0.0.10"} if heard else set[str]()
+    return [one.source for one in _unserved(FlowRecords(flows, 1.0), targets)]
 
 
 def test_uploads_whose_answers_take_another_way_are_not_in_vain() -> None:
     """A recorder may see one direction alone."""
     uploads = [flow(f"10.1.0.{n}") for n in range(4)]
-    assert sources(*uploads) == []
-    assert sources(*uploads, flow("10.1.0.9", replies=4000)) == [u.source for u in uploads]
-    assert sources(flow("10.1.0.1", resets=900, replies=900, packets=900)) == ["10.1.0.1"]
-    assert sources(flow("10.1.0.1", "icmp", syn=5000)) == ["10.1.0.1"]
+    assert sources(*uploads, heard=False) == []
+    assert sources(*uploads) == [u.source for u in uploads]
+    answered = flow("10.1.0.9", replies=4000)
+    assert sources(*uploads, answered) == [u.source for u in uploads]
+    refused = flow("10.1.0.1", resets=900, replies=900, packets=900)
+    assert sources(refused, heard=False) == ["10.1.0.1"]
+    assert sources(flow("10.1.0.1", "icmp", syn=5000), heard=False) == ["10.1.0.1"]

@@ -84,7 +84,7 @@ from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.series import TrafficWindow
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
-from phalanx.functions.service_monitor import ATTACK, CROWDED, report_attack
+from phalanx.functions.service_monitor import ATTACK, CROWDED, REPLIED_S, report_attack
 
 SIGNALLING_RULES = "signalling-rules"
 """The detector of devices that ask too often."""
@@ -117,8 +117,6 @@ MOST_PORTS = 8
 """Ports of a target at which forged packets are dropped by a rule each."""
 MOST_SEEN = 16 * MOST_SOURCES
 """Sources whose reports are kept in mind, of all targets."""
-REPLIED_S = 300.0
-"""So long after replies were seen at an entry, they are expected to pass there."""
 HARM = 0.5
 """A filter is harmful if users who were served before it get less than this share after it."""
 HARM_LOOKS = 2

@@ -86,6 +86,8 @@ PULSES_S = 60.0
 """Sources that come again within this time are one attack in pulses, in seconds."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
+REPLIED_S = 300.0
+"""So long after answers were seen somewhere, they are expected to pass there."""
 SAMPLES = 60
 """Samples of a link that are kept for detectors."""
 
@@ -131,6 +133,8 @@ class _Target(Struct):
     nothing was wrong."""
     cut: float | None = None
     """Since when that is a larger share than ever, in seconds: a link that they share is full."""
+    heard: float = -1e9
+    """When it was seen to answer last."""
     swarmed: float = -1e9
     """When strangers were seen last: those that come soon after are more of them."""
 
@@ -385,7 +389,12 @@ class ServiceMonitor(Capability):
         """
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         found: dict[tuple[str, str], Finding] = {}
-        unserved = _unserved(records)
+        for flow in records.flows:
+            if flow.replies > flow.resets:
+                self._target(flow.target).heard = me.now
+        knowns = self._targets.items()  # a flood may leave nobody an answer
+        heard = {target for target, each in knowns if me.now - each.heard < REPLIED_S}
+        unserved = _unserved(records, heard)
         kinds = {(flow.source, flow.target): source_rules.connectionless(flow) for flow in unserved}
         every, steady = _sent(unserved, seconds), _sent(unserved, seconds, FEW_SENT)
         vain = [flow for flow in unserved if flow.protocol != "udp" and flow.packets > FEW_SENT]
@@ -580,13 +589,14 @@ def _sent(
     return sent
 
 
-def _unserved(records: FlowRecords) -> list[FlowStats | source_rules.FlowAggregate]:
+def _unserved(
+    records: FlowRecords, heard: Container[str]
+) -> list[FlowStats | source_rules.FlowAggregate]:
     """Return UDP that nobody answers, and what is sent in vain over other protocols.
 
-    Where a target is never seen to answer, its answers may take another way.
+    The answers of a target that was not ``heard`` may take another way.
     """
     sampling = max([flow.sampling for flow in records.flows], default=1)
-    heard = {flow.target for flow in records.flows if flow.replies > flow.resets}
     others = source_rules.aggregate(flow for flow in records.flows if flow.protocol != "udp")
     seen = (one for one in others if one.replies or one.protocol == "icmp" or one.target in heard)
     return [*_one_way(records), *(one for one in seen if source_rules.in_vain(one, sampling))]
