@@ -9,7 +9,10 @@ from phalanx.reporting.event_text import describe
 from phalanx.reporting.explanation import explain
 from phalanx.reporting.log import Log
 from phalanx.reporting.summary import summarise
+from phalanx.runtime.loading import load_scenario
+from phalanx.runtime.scenario import UpdateSpec
 from phalanx.runtime.system import run_scenario
+from tests.system.conftest import SCENARIOS
 from tests.system.rings import SERVER, attack, of, ring, users
 
 
@@ -67,3 +70,15 @@ def test_published_strategy_limits_nothing_either():
     said = [describe(e) for e in of(result, "measure.withheld")]
     assert any("would limit south>shop to" in each for each in said)
     assert SERVER in "".join(said)
+
+
+def test_what_an_updated_function_would_do_goes_on():
+    crowd = load_scenario(SCENARIOS / "autoscale-crowd.yaml")
+    update = UpdateSpec(48.0, "service-replica", "3.0")
+    changed = replace(crowd, mode="observe", updates=(update,), duration_s=90)
+    result = run_scenario(changed)
+    (replaced,) = of(result, "instance.replaced")
+    ended = [e.time for e in of(result, "measure.unneeded")]
+    assert of(result, "measure.withheld")[0].time < replaced.time
+    assert all(abs(time - replaced.time) > 1 for time in ended)
+    assert check(result.events) == []

@@ -53,6 +53,8 @@ class MeasureRules(RuleGroup):
         """When the last life of an agent ended that did not go on."""
         self._jobs: dict[str, str] = {}
         """By contract that is open, of an agent: the instance that works for it."""
+        self._withheld: dict[str, str] = {}
+        """By measure that is only observed: its instance."""
         self._old: dict[str, tuple[float, str]] = {}
         """By instance that is to be updated: when that was known, and the version."""
         self._leaving: dict[str, float] = {}
@@ -94,7 +96,8 @@ class MeasureRules(RuleGroup):
 
     def _works(self, name: str) -> bool:
         held = any(measure.instance == name for measure in self.run.in_force.values())
-        return held or name in self._jobs.values() or "/installed" in name
+        works = name in self._jobs.values() or name in self._withheld.values()
+        return held or works or "/installed" in name
 
     def on_contract_accepted(self, event: Event) -> None:
         """Note what works for a contract."""
@@ -155,9 +158,10 @@ class MeasureRules(RuleGroup):
                 measure.instance = event.data["by"]
         if "/installed" in event.data["instance"]:  # works for a duty, without a contract
             self._jobs[f" {event.data['by']}"] = event.data["by"]
-        for contract, name in self._jobs.items():
-            if name == event.data["instance"]:
-                self._jobs[contract] = event.data["by"]
+        for known in (self._jobs, self._withheld):
+            for work, name in known.items():
+                if name == event.data["instance"]:
+                    known[work] = event.data["by"]
 
     def on_measure_applied(self, event: Event) -> None:
         """Note a measure in force, and look for its reason."""
@@ -179,6 +183,14 @@ class MeasureRules(RuleGroup):
             self.require(agent in self.run.life, "reasons", event, f"{agent} does not live")
             pursued = any(goal.agent == agent for goal in self.run.goals.values())
             self.require(pursued, "reasons", event, f"{agent} pursues no goal")
+
+    def on_measure_withheld(self, event: Event) -> None:
+        """Note what would be in force."""
+        self._withheld[event.data["measure"]] = event.data["instance"]
+
+    def on_measure_unneeded(self, event: Event) -> None:
+        """Note what would be no longer."""
+        self._rests(event, self._withheld.pop(event.data["measure"], None))
 
     def _spares(self, event: Event) -> None:
         """See that a block or limit leaves out what is allowed."""

@@ -30,6 +30,8 @@ from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.vnf import Vnfd
 
 LIMITS = LinkRateLimited, IpRateLimited, FlowRateLimited
+CONFIRMED = 16
+"""A limit that is known to hold forged sources back is reviewed so many times as late."""
 
 
 def _limit(rate_mb_s: float, *, link: str | None = None, target: str | None = None) -> TrafficRule:
@@ -109,15 +111,15 @@ class RateLimiter(Capability):
         A limit on a link or an address rests on a suspicion and holds the honest back as well.
         Where nobody could confirm it for long the limit is lifted all the same: if there is
         still too much traffic, that is noticed and looked at anew. What is known of forged
-        sources is such a confirmation: nothing finer than the limit would hold them back.
+        sources is such a confirmation for long: nothing finer would hold them back.
         """
         quiet = goal.predicate_as(Quiet)
         limit = quiet.measure
 
         def overdue(seconds: float) -> bool:
             forged = isinstance(limit, IpRateLimited) and me.beliefs.holds(Spoofed(limit.ip))
-            sure = forged or isinstance(limit, FlowRateLimited)
-            return not sure and seconds > me.parameter(self, "review_s")
+            review_s = me.parameter(self, "review_s") * (CONFIRMED if forged else 1)
+            return not isinstance(limit, FlowRateLimited) and seconds > review_s
 
         yield from lift_when_quiet(
             me,

@@ -53,6 +53,11 @@ class ObserveOnly:
                 for measure, (_, asked, _) in list(self._withheld.items()):
                     if asked.instance == action.instance:
                         self._end(measure, f"its instance ended: {action.reason}", cause)
+            case does.Transfer():
+                for measure, (at, asked, since) in self._withheld.items():
+                    if asked.instance == action.instance:
+                        moved = replace(asked, instance=action.to)
+                        self._withheld[measure] = at, moved, since
             case does.ReadRules():
                 answer = self._with_withheld(action.pop, answer)
         self._network.perform(pop, action, cause, answer)
