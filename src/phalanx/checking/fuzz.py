@@ -62,7 +62,7 @@ def judge(document: Document, mode: Mode, run: Run) -> Trial:
     failures = list(ran.failures)
     if not failures:
         failures += [Failure(v.rule, v.text, v.time) for v in check(ran.events)]
-        if ran.events[-1].data.get("reason") != "finished":
+        if not any(e.kind == "run.ended" and e.data["reason"] == "finished" for e in ran.events):
             failures.append(Failure("run", "it did not finish"))
         failures += _unrest(document, ran.events) if mode == "safety" else ()
         failures += [
@@ -92,8 +92,9 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
         if group["profile"] not in ATTACKS:
             wanted[group["target"]] += group["count"] * group["demand_mb_s"]
     # A limit below what users want has something to hold back until it is reviewed.
-    low = max(wanted.values(), default=0.0) > document.get("parameters", {}).get("ip_rate_mb_s", 2.0)
-    for lease in events[-1].data["leases"]:
+    rate_mb_s = document.get("parameters", {}).get("ip_rate_mb_s", 2.0)
+    low = max(wanted.values(), default=0.0) > rate_mb_s
+    for lease in next(e.data["leases"] for e in reversed(events) if e.kind == "run.ended"):
         watching = lease.endswith(("/link-monitor", "/service-monitor", "/edge-filter"))
         if not (watching or (low and ("/rate-limiter" in lease or "RateLimited(" in lease))):
             yield Failure("rest", f"{lease} is held long after all is over")
