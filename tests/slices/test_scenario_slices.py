@@ -11,10 +11,11 @@ import yaml
 from hypothesis import given, settings
 from msgspec.structs import replace
 
+from phalanx.checking import check
 from phalanx.domain.errors import ScenarioError
 from phalanx.runtime.loading import load_scenario, parse_scenario
-from phalanx.runtime.scenario import fingerprint
-from phalanx.runtime.system import System
+from phalanx.runtime.scenario import FaultSpec, fingerprint
+from phalanx.runtime.system import System, run_scenario
 from tests.mutations import mutated
 from tests.nightly import examples
 from tests.one_line import taken_or_refused
@@ -128,3 +129,12 @@ def test_a_plan_without_slices_is_what_it_was() -> None:
     assert fingerprint(plain) != fingerprint(sliced)
     assert fingerprint(plain) == fingerprint(replace(sliced, slices=None))
     assert "loops" not in System(plain).log.events[0].data
+
+
+def test_a_loop_that_leaves_says_first_that_others_have_not_done_what_it_passed_on():
+    city = load_scenario(RING.with_name("isolated-slices.yaml"))
+    leaves = FaultSpec(110.5, "drain", agent="nssi-telemetry")
+    result = run_scenario(replace(city, duration_s=112, faults=(leaves,)))
+    events = [e for e in result.events if e.agent == "nssi-telemetry"]
+    assert [e.kind for e in events[-2:]] == ["loop.returned", "agent.left"]
+    assert check(result.events) == []

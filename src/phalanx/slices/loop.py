@@ -407,8 +407,12 @@ class ClosedLoop(Capability):
         for goal in me.open_goals():
             me.cause = cause
             me.end_goal(goal, GoalOutcome.DROPPED, "its loop leaves")
+        me.later(self._left, me, cause, left)  # after what the ends of its goals bring about
+
+    @staticmethod
+    def _left(me: Agent, cause: str, ended: list[str]) -> None:
         me.cause = cause
-        me.record("agent.left", handed_over=0, ended=left)
+        me.record("agent.left", handed_over=0, ended=ended)
         me.drained = True
 
     # -- memory -------------------------------------------------------------------------
