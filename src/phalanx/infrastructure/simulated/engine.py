@@ -97,6 +97,8 @@ class TrafficEngine(Timed):
         self._history = deque([(self._synced, self._passed, self._refused)])
         self.delivered = np.zeros(0)
         """MB that each flow has got to its end since the start."""
+        self.goodput = np.zeros(0)
+        """Of those, what was wanted there."""
 
     def wake(self) -> None:
         """Tick at the next chance: something changed."""
@@ -112,11 +114,14 @@ class TrafficEngine(Timed):
         self._passed = _grown(self._passed, len(fluid.capacity))
         self._refused = _grown(self._refused, len(fluid.capacity))
         self.delivered = _grown(self.delivered, len(fluid.demand))
+        self.goodput = _grown(self.goodput, len(fluid.demand))
         elapsed = now - self._synced
         if elapsed > 0:
             self._passed += fluid.passing * elapsed
             self._refused += fluid.arriving * fluid.dropping * elapsed
             self.delivered += fluid.delivering * elapsed
+            # What was sent again for fear of loss arrives twice.
+            self.goodput += np.minimum(fluid.delivering, fluid.demand) * elapsed
             for meter in self._meters:
                 meter.volume[meter.rows] += meter.rate * elapsed
                 meter.lost_s += (1.0 - meter.share) * elapsed

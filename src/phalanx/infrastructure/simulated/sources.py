@@ -193,7 +193,7 @@ class GroundTruthSampler(Timed):
         self._host = np.array([addresses.index(s.target) for s in sources], dtype=np.intp)
         self._malicious = np.array([s.profile.malicious for s in sources], dtype=bool)
         self._passed = engine.passed()[self._stages]
-        self._delivered = engine.delivered[: len(sources)].copy()
+        self._got = engine.goodput[: len(sources)].copy()
         self._asked = flows.asked(clock.now())
         self._count = 0
         self._began = clock.now()
@@ -227,19 +227,19 @@ class GroundTruthSampler(Timed):
 
     def _sample(self) -> None:
         passed = self._engine.passed()[self._stages]
-        delivered = self._engine.delivered[: len(self._flows.sources)].copy()
+        got = self._engine.goodput[: len(self._flows.sources)].copy()
         asked = self._flows.asked(self._clock.now())
         self._recorder.record(
             "network.sample",
             self._cause,
             hosts=self._hosts(
-                (delivered - self._delivered) / self._period_s,
+                (got - self._got) / self._period_s,
                 (asked - self._asked) / self._period_s,
             ),
             links=self._links((passed - self._passed) / self._period_s),
             downloads=len(self._transfers),
         )
-        self._passed, self._delivered, self._asked = passed, delivered, asked
+        self._passed, self._got, self._asked = passed, got, asked
         self._next()
 
     def _hosts(self, rates: np.ndarray, asked: np.ndarray) -> dict[str, dict[str, float]]:
