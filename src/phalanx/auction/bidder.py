@@ -487,6 +487,15 @@ class Bidder(Configured, Capability):
             self._fail(me, contract, end.reason, final=end.final)
         else:
             self._record_end(me, contract, fulfilled=True)
+            wanted = contract.call.goal.goal.predicate
+            # Of what others keep so, or what is so for a while, it would not hear the end.
+            contract.facts = tuple(
+                fact
+                for fact in contract.facts
+                if fact.predicate == wanted
+                or fact.holder == me.name
+                or (fact.holder is None and type(fact.predicate).travels)
+            )
             for fact in contract.facts:
                 if fact.holder == me.name and fact.value:
                     relying = self.dependants.setdefault(fact.predicate, {})

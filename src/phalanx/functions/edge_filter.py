@@ -447,14 +447,21 @@ class EdgeFilter(Capability):
 
     watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
 
+    @when(AttackFiltered, value=None, always=True)
     @when(AttackFiltered, value=False, always=True)
     def forget_threats(self, me: Agent, effect: AttackFiltered) -> Steps:
-        """The sources of a filter that is gone are no threat for now."""
+        """The sources of a filter that is gone are no threat for now.
+
+        Who it was that another agent filtered is known no more once it filters nothing.
+        """
         report = self._reports.pop(effect, None)
         if report is not None and me.draining and not me.beliefs.holds(Quiet(effect)):
             report_attack(me, report)  # the filter ends with its agent, the attack does not
         for source in () if report is None else report.sources:
             yield Forget(Threat(source, effect.ip))
+        if not any(me.beliefs.matching(AttackFiltered, ip=effect.ip)):
+            for threat in me.beliefs.matching(Threat, target=effect.ip):
+                yield Forget(threat)
         for claim in _claims(me, effect):
             yield Drop(want(claim), "the filter is lifted")
 

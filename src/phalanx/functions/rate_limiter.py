@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, plan
+from phalanx.bdi.capability import Capability, plan, when
 from phalanx.bdi.goals import GoalInstance
-from phalanx.bdi.steps import Adopt, Body
+from phalanx.bdi.steps import Adopt, Body, Forget, Steps
 from phalanx.coordination.measures import (
     PROTECT,
     enforce,
@@ -24,6 +24,7 @@ from phalanx.domain.predicates import (
     LinkRateLimited,
     Quiet,
     Spoofed,
+    Threat,
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
@@ -101,6 +102,12 @@ class RateLimiter(Capability):
     def unlimit_flow(self, me: Agent, goal: GoalInstance) -> Body:
         """Let a flow pass again that has nothing left to block."""
         yield from lift(me, goal.goal.predicate)
+
+    @when(FlowRateLimited, value=None, always=True)
+    @when(FlowRateLimited, value=False, always=True)
+    def forget_threat(self, me: Agent, limited: FlowRateLimited) -> Steps:  # noqa: ARG002
+        """Who is blocked no more is no threat for now."""
+        yield Forget(Threat(limited.source, limited.target))
 
     watch_own, watch_no_more = watching(*LIMITS, gone="the limit is lifted")
 
