@@ -45,6 +45,12 @@ def calm():
 
 
 @pytest.fixture(scope="module")
+def defended():
+    """A run in which attackers are filtered where they enter."""
+    return run_scenario(load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml"), until=60).events
+
+
+@pytest.fixture(scope="module")
 def passed_on():
     """A run in which a winner fails, and another of several bidders is next."""
     return run_plan(random_plan(97000200, "safety")).events
@@ -425,3 +431,22 @@ def test_success_that_the_winner_did_not_report(busy):
         for v in check([*busy[:called], replace(busy[called], agent="none"), *busy[called + 1 :]])
     ]
     assert any("did not report" in text for text in said)
+
+
+def test_finding_without_evidence(log):
+    at = next(i for i, e in enumerate(log) if e.kind == "analysis.done" and e.data["found"])
+    assert "findings" in broken(changed(log, at, evidence={}))
+    assert "findings" in broken(changed(log, at, found=["10.0.0.1>"]))
+
+
+def test_source_that_is_filtered_and_was_not_found(defended):
+    at = first(defended, "measure.applied", verdict="drop")
+    sources = [*defended[at].data["sources"], "10.99.0.1"]
+    assert "named" in broken(changed(defended, at, sources=sources))
+    assert broken(defended) == set()
+
+
+def test_attack_that_nobody_is_told_of(defended):
+    at = first(defended, "run.ended")
+    contents = {k: n for k, n in defended[at].data["contents"].items() if k != "AttackReport"}
+    assert "reports" in broken(changed(defended, at, contents=contents))

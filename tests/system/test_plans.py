@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from phalanx.checking import fuzz
@@ -128,6 +129,44 @@ def test_a_log_that_lies_fails_in_either_mode(change, rule):
         return fuzz.Ran(change(list(ran.events)), ran.failures)
 
     assert rule in {failure.rule for failure in fuzz.judge(plan, "safety", run).failures}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda e: e.data | {"sources": ["10.1.0.1"]}, "10.1.0.1, one of users, is blocked"),
+        (lambda e: e.data | {"measure": "other"}, "other is in force long after all is over"),
+    ],
+)
+def test_users_that_are_blocked_and_filters_that_stay_are_failures(change, text):
+    plan = document(
+        traffic=[users(), attack(10, 40)],
+        strategy="service",
+        duration_s=250,
+        parameters={"hold_s": 10.0},
+    )
+
+    def run(candidate):
+        events = list(run_plan(candidate).events)
+        at = next(i for i, e in enumerate(events) if e.kind == "measure.applied")
+        events[at] = replace(events[at], data=change(events[at]))
+        return fuzz.Ran(events)
+
+    assert any(text in failure.text for failure in fuzz.judge(plan, "safety", run).failures)
+    assert fuzz.judge(plan, "safety", run_plan).failures == ()
+
+
+def test_beliefs_in_attacks_that_are_long_over_are_failures():
+    plan = document(traffic=[users(), attack(10, 40)], strategy="service", duration_s=250)
+
+    def run(candidate):
+        events = run_plan(candidate).events
+        over = [e for e in events if not e.data.get("belief", "").startswith("underAttack(")]
+        begun = [e for e in events if e not in over][:1]
+        return fuzz.Ran(sorted([*over, *begun], key=lambda e: e.time))
+
+    rules = {failure.text for failure in fuzz.judge(plan, "safety", run).failures}
+    assert any("believes in underAttack" in text for text in rules)
 
 
 def test_what_a_plan_raises_is_a_failure_and_not_the_end(monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from phalanx.checking.awards import AuctionRules
+from phalanx.checking.findings import FindingRules
 from phalanx.checking.lives import CauseRules, CourseRules, GoalRules, LifeRules
 from phalanx.checking.loops import LoopRules
 from phalanx.checking.measures import MeasureRules, TrafficRules
@@ -24,6 +25,7 @@ GROUPS: tuple[type[RuleGroup], ...] = (
     LifeRules,
     GoalRules,
     AuctionRules,
+    FindingRules,
     LoopRules,
     MeasureRules,
     ReservationRules,  # it keeps what runs, after the others have seen what stops

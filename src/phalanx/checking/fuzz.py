@@ -13,9 +13,15 @@ from typing import Any
 from msgspec import Struct
 
 from phalanx.checking import check
+from phalanx.checking.measures import sources_of
 from phalanx.checking.plans import ATTACKS, Document, Mode, owed
 from phalanx.domain.events import Event
 
+FILTERS = ("attackFiltered(", "flowRateLimited(")
+"""Effects that name whom they block."""
+HOLD_S = 60.0
+"""For so long filters stay by default that have nothing to do; up to 16 times as long for who comes
+back again and again."""
 MANY_EVENTS = 200_000
 """A run with more events than this never comes to rest."""
 RETURNED = 0.9
@@ -65,6 +71,7 @@ def judge(document: Document, mode: Mode, run: Run) -> Trial:
         if not any(e.kind == "run.ended" and e.data["reason"] == "finished" for e in ran.events):
             failures.append(Failure("run", "it did not finish"))
         failures += _unrest(document, ran.events) if mode == "safety" else ()
+        failures += _blamed(document, ran.events)
         failures += [
             Failure("trust", f"{event.data['agent']} is expelled though genuine", event.time)
             for event in ran.events
@@ -98,6 +105,54 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
         watching = lease.endswith(("/link-monitor", "/service-monitor", "/edge-filter"))
         if not (watching or (low and ("/rate-limiter" in lease or "RateLimited(" in lease))):
             yield Failure("rest", f"{lease} is held long after all is over")
+    for agent, belief in _believed(events, ("underAttack(", "threat(")):
+        yield Failure("rest", f"{agent} believes in {belief} long after all is over")
+    if document.get("parameters", {}).get("hold_s", HOLD_S) <= HOLD_S / 6:
+        for name, effect in _in_force(events).items():
+            if effect.startswith("attackFiltered("):
+                yield Failure("rest", f"{name} is in force long after all is over")
+
+
+def _believed(events: Sequence[Event], kinds: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yield what agents that live believe in the end, of some kinds: an agent and a belief."""
+    held: dict[str, dict[str, None]] = {}
+    for event in events:
+        match event.kind:
+            case "belief.changed" if event.data["belief"].startswith(kinds):
+                held.setdefault(event.agent, {}).pop(event.data["belief"], None)
+                if event.data["value"]:
+                    held[event.agent][event.data["belief"]] = None
+            case "agent.crashed":
+                held.pop(event.data["pop"], None)
+            case "agent.left":
+                held.pop(event.agent, None)
+    yield from ((agent, belief) for agent, beliefs in held.items() for belief in beliefs)
+
+
+def _in_force(events: Sequence[Event]) -> dict[str, str]:
+    """Return what each measure does that is in force in the end, by its name."""
+    force: dict[str, str] = {}
+    for event in events:
+        if event.kind == "measure.applied":
+            force[event.data["measure"]] = event.data["effect"]
+        elif event.kind == "measure.lifted":
+            force.pop(event.data["measure"], None)
+    return force
+
+
+def _blamed(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
+    """Find users that are blocked: sources of a group have addresses by its number and theirs."""
+    users = {
+        f"10.{number}.{one // 256}.{one % 256}": group["name"]
+        for number, group in enumerate(document["traffic"], 1)
+        if group["profile"] not in ATTACKS and number < 256
+        for one in range(1, group["count"] + 1)
+    }
+    for event in events:
+        if event.kind == "measure.applied" and event.data["effect"].startswith(FILTERS):
+            for source in users.keys() & {*sources_of(event)}:
+                text = f"{source}, one of {users[source]}, is blocked at {event.data['pop']}"
+                yield Failure("blamed", text, event.time)
 
 
 def _without_service(document: Document, events: Sequence[Event], run: Run) -> Iterator[Failure]:

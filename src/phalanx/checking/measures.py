@@ -25,6 +25,12 @@ def owner(instance: str) -> str:
     return name if name and number.isdecimal() else life
 
 
+def sources_of(event: Event) -> list[str]:
+    """Return the sources that a measure names which is put in force."""
+    one = re.match(r"flowRateLimited\(([\da-f.:/]+), ", event.data["effect"])
+    return [*event.data.get("sources", ()), *(one.groups() if one else ())]
+
+
 class MeasureRules(RuleGroup):
     """Measures have a reason, an instance with a lease, and an end."""
 
@@ -198,8 +204,7 @@ class MeasureRules(RuleGroup):
         allow = [each["prefix"] for each in self.run.started.get("allow", ())]
         if not allow or data.get("verdict", "drop" if limit else "") not in ("drop", "limit"):
             return
-        one = re.match(r"flowRateLimited\(([\da-f.:/]+), ", data["effect"])
-        sources = [*data.get("sources", ()), *(one.groups() if one else ())]
+        sources = sources_of(event)
         left = {*allow} - {*data.get("outside", ())}
         nets = [ip_network(each) for each in left]
         hit = [s for s in sources if any(ip_network(s).overlaps(net) for net in nets)]
