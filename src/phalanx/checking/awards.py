@@ -120,6 +120,8 @@ class AuctionRules(RuleGroup):
         self._images: set[tuple[str, str]] = set()
         """By PoP and VNF: that were there in any version, and that are."""
         self._here: set[tuple[str, str]] = set()
+        self._restored: set[str] = set()
+        """Agents that ever went on with what they remember."""
         self._contracts: dict[tuple[str, str], bool] = {}
         """By agent and auction: contracts that it has accepted; whether it lived on since."""
         self._most = 2 * KEPT
@@ -159,7 +161,10 @@ class AuctionRules(RuleGroup):
         for name in [n for n in self._waiting if self._auctions[n].agent == agent]:
             del self._waiting[name]
 
-    on_agent_restored = RuleGroup.on_agent_left
+    def on_agent_restored(self, event: Event) -> None:
+        """Expect it to end again what had ended when its memory could be written last."""
+        self.gone(event, event.agent)
+        self._restored.add(event.agent)
 
     def on_auction_waiting(self, event: Event) -> None:
         """Expect no decision of an auction that lets an elder one of the same goal go first."""
@@ -524,7 +529,10 @@ class AuctionRules(RuleGroup):
     def on_contract_ended(self, event: Event) -> None:
         """Forget a contract."""
         known = self._contracts.pop((event.agent, event.data["auction"]), None)
-        if known is None and self.run.started and event.data["fulfilled"]:
+        auction = self._auctions.get(event.data["auction"])
+        won = auction is None or event.agent in auction.awarded
+        again = event.agent in self._restored and won
+        if known is None and not again and self.run.started and event.data["fulfilled"]:
             self.broken("contracts", event, "it is fulfilled, and was not accepted")
 
     def end(self, last: Event) -> None:

@@ -97,7 +97,7 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
     wanted = Counter[str]()
     for group in document["traffic"]:
         if group["profile"] not in ATTACKS:
-            wanted[group["target"]] += group["count"] * group["demand_mb_s"]
+            wanted[str(group["target"])] += group["count"] * group["demand_mb_s"]
     # A limit below what users want has something to hold back until it is reviewed.
     rate_mb_s = document.get("parameters", {}).get("ip_rate_mb_s", 2.0)
     low = max(wanted.values(), default=0.0) > rate_mb_s

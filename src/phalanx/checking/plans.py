@@ -36,6 +36,7 @@ LATER = ("rst-flood", "udp-fragments", "icmp-flood")
 ROOM = 0.1
 """Cores, and GB of memory, that a filter takes."""
 ATTACKS = {*FLOODS, *FORGED, *LATER, *(f"{kind}-spoofed" for kind in LATER), "slow-http"}
+ATTACKS |= {"http-flood", "signalling-storm"}
 FAULTS = {
     "crash": 3,
     "restart": 1,

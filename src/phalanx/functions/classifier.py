@@ -10,7 +10,7 @@ from phalanx.analytics.source_rules import aggregate
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, plan
 from phalanx.bdi.goals import GoalInstance
-from phalanx.bdi.steps import AchieveAll, Adopt, Believe, Body, Note, PlanFailed
+from phalanx.bdi.steps import AchieveAll, Adopt, Believe, Body, Forget, Note, PlanFailed
 from phalanx.coordination.measures import PROTECT, inventory_of, not_allowed
 from phalanx.coordination.scaling import effective_s, fit_to_traffic
 from phalanx.domain.actions import FlowRecords, FlowStats, Observe
@@ -169,6 +169,9 @@ class Classifier(Capability):
             if forged.kind == SYN_FLOOD:
                 adopts.append(answer_for(me, wanted.ip))
         ends = yield AchieveAll(tuple(adopts))
+        for threat, end in zip(threats, ends[: len(verdicts)], strict=True):
+            if not end.achieved:
+                yield Forget(Threat(*threat))
         left = [str(end.goal) for end in ends[: len(verdicts)] if not end.achieved]
         if left:
             raise PlanFailed(f"threats that nobody limits: {', '.join(left)}", final=True)

@@ -370,9 +370,9 @@ class EdgeFilter(Capability):
                 self._reports[effect] = AttackReport(
                     screened.ip, kinds, rule.match.sources, tuple(sorted(shared))
                 )
+                yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
                 for source in rule.match.sources:
                     yield Believe(Threat(source, screened.ip))
-                yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
                 for claim in _claims(me, effect):
                     yield Adopt(want(claim), PROTECT)
         yield Believe(screened)
