@@ -24,7 +24,7 @@ from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan
 from phalanx.bdi.goals import GoalInstance
-from phalanx.bdi.steps import Act, Adopt, Believe, Body, Pause, Perceive, PlanFailed, Steps
+from phalanx.bdi.steps import Act, Adopt, Believe, Body, Forget, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.measures import PROTECT, not_allowed
 from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, Outcome, ReadLink
@@ -199,8 +199,23 @@ class ServiceMonitor(Capability):
         While an attack goes on the looks are half as long: what moves is found sooner. So is the
         one after a source got nothing of what it asked for, if that was not enough to be certain.
         """
-        monitored = goal.predicate_as(Monitored)
-        link = monitored.link
+        try:
+            yield from self._watch(me, goal)
+        except GeneratorExit:  # of an agent that died nothing is recorded any more
+            me.later(self._watched, me, goal)
+            raise
+
+    def _watched(self, me: Agent, goal: GoalInstance) -> None:
+        """Believe nothing any more of what nobody looks at here from now on."""
+        me.cause = goal.cause if goal.end is None else goal.end.event
+        for target in self._links.pop(goal.predicate_as(Monitored).link, _Link()).targets:
+            self._targets.pop(target, None)
+            for belief in UnderAttack(target), ServiceBreached(target):
+                if me.beliefs.get(belief) is not None:
+                    me.do_step(Forget(belief))
+
+    def _watch(self, me: Agent, goal: GoalInstance) -> Steps:
+        link = goal.predicate_as(Monitored).link
         seen = self._links.setdefault(link, _Link())
         while True:
             attacked = any(known.since is not None for known in self._targets.values())
