@@ -76,6 +76,27 @@ def test_users_who_come_and_ask_for_little_take_nothing_from_those_who_are_there
     assert not [e for e in of(result, "belief.changed") if "serviceBreached" in e.data["belief"]]
 
 
+def asking(count: int, mb_s: float, start_s: float, **changes: Any) -> dict[str, Any]:
+    """Return sources of HTTP: a request is some 5 kB."""
+    named: dict[str, Any] = {"name": "asking", "profile": "http-flood", "count": count}
+    return attack(start_s, **{**named, "demand_mb_s": mb_s, **changes})
+
+
+def test_who_asks_for_far_too_much_is_blocked_though_no_metric_of_the_service_is_known() -> None:
+    result = service(traffic=[users(), asking(6, 2, 20)])
+    named = {source for _, sources in filters(result) for source in sources}
+    assert named == {f"10.2.0.{number}" for number in range(1, 7)}
+    assert min(shares(result, since=30)) > 0.9
+
+
+def test_who_asks_for_much_is_left_alone_while_all_are_served_or_others_are_to_blame() -> None:
+    proxies = asking(3, 0.4, 20)
+    assert not of(service(traffic=[users(), proxies]), "measure.applied")
+    result = service(traffic=[users(), asking(3, 0.1, 20), attack(40, count=6)])
+    named = {source for _, sources in filters(result) for source in sources}
+    assert named == {f"10.3.0.{number}" for number in range(1, 7)}
+
+
 def test_clients_over_udp_that_are_not_answered_any_more_are_no_strangers() -> None:
     clients = users(profile="dns", port=53, count=60, demand_mb_s=0.002, jitter=0.9)
     flood = attack(profile="udp-flood", start_s=25, count=200, demand_mb_s=0.1)

@@ -120,11 +120,14 @@ def owed(document: Document) -> bool:
     filtered at a PoP that has an agent which does not leave, and room for a filter. A filter's
     image must be there before the first attack or fault, since nothing can be fetched over full
     links later, and must not be deleted for want of disk space. Sources that pulse and move are
-    new ones with each pulse.
+    new ones with each pulse; those of an HTTP flood are answered as users are, so that it follows
+    from much else who is one; and nobody may block what is allowed.
     """
     network, hosts, faults = document["network"], document["hosts"], document.get("faults", ())
     attacks = [group for group in document["traffic"] if group["profile"] in ATTACKS]
     if any("adapt" in group and "on_s" in group.get("shape", ()) for group in attacks):
+        return False
+    if any(group["profile"] == "http-flood" for group in attacks) or "allow" in document:
         return False
     left = {fault.get("agent") for fault in faults if fault["kind"] == "drain"}
     agents = [(pop["name"], pop["name"]) for pop in network["pops"] if pop.get("agent", True)]
@@ -248,7 +251,7 @@ class _Draw:
                 "verifiers": trust.choice([2, 3, 4]),
                 "ledger": trust.choice(["memory:", "memory:", "witness:"]),
             }
-        return document
+        return document if self._spread else self._furnish(document)
 
     def _later(self, groups: list[Document]) -> list[Document]:
         """Return groups of traffic, some with kinds that were learnt later in place of others."""
@@ -287,6 +290,54 @@ class _Draw:
             at = {"at": [rng.choice(self._pops)], "target": hosts[0]["name"], "port": 9999}
             groups.append(feed | at | {"demand_mb_s": 0.02, "start_s": 0.0, "end_s": self._end_s})
         return groups
+
+    def _furnish(self, document: Document) -> Document:
+        """Return a plan, some with services that scale, forecasts, and other prices and times."""
+        rng = random.Random(f"phalanx/{self._seed}/further")
+        if rng.random() < 0.6:
+            return document
+        for group in document["traffic"]:
+            if group["profile"] in FLOODS and group["count"] < 20 and rng.random() < 0.3:
+                group |= {"profile": "http-flood", "port": 80}
+        if rng.random() < 0.5 and "images" not in self._on:
+            self._watch_services(document, rng)
+        if rng.random() < 0.4:
+            terms = {"time": 0.1, "cost": 0.1, "decentralisation": 0.0}
+            terms["terms"] = {"load": 0.7, "energy": 0.1}
+            document["forecast"] = {"every_s": 5, "ahead": rng.choice([1, 4])}
+            document["forecast"]["under_anomaly"] = {"default": terms}
+        if rng.random() < 0.3:
+            allowed = {"prefix": rng.choice(["10.1.0.0/16", "10.1.0.0/30"]), "reason": "known"}
+            document["allow"] = [allowed]
+        if rng.random() < 0.2 and not self._live:
+            document["mode"] = "observe"
+        if rng.random() < 0.5 and document["strategy"] == "service":
+            document["pricing"] = rng.choice(["capacity", "scarcity", "published"])
+            document["utility"] = rng.choice(["published", "reference"])
+        if rng.random() < 0.5:
+            document["timing"] |= {
+                "probe_s": rng.choice([1, 5, 20]),
+                "gossip_s": rng.choice([1, 5, 20]),
+                "auction_deadline_s": rng.choice([0.2, 1, 3]),
+                "message_latency_ms": rng.choice([0, 1, 50]),
+            }
+        return document
+
+    @staticmethod
+    def _watch_services(document: Document, rng: random.Random) -> None:
+        """Have the metrics of hosts watched that can answer three times what users ask for."""
+        for host, monitor in zip(document["hosts"], document["monitors"], strict=False):
+            users = [
+                group["count"] * group["demand_mb_s"]
+                for group in document["traffic"]
+                if group["profile"] not in ATTACKS and group["target"] == host["name"]
+            ]
+            asked_s = 600.0 * sum(users)
+            host["limits"] = host.get("limits", {}) | {"requests_s": max(20.0, round(asked_s))}
+            monitor["service"] = True
+        for name in ("service-analyst", "service-scaler", "service-replica"):
+            document["functions"][name] = {"image_mb": rng.choice([1, 20]), "boot_s": 1.0}
+        document["functions"]["service-replica"]["handles_mb_s"] = rng.choice([0.1, 0.5, 1.5])
 
     # -- the network ------------------------------------------------------------------------
 

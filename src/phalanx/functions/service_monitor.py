@@ -264,6 +264,7 @@ class ServiceMonitor(Capability):
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
         findings = self._harmful(me, seen, findings, records, whole_s, sample)
+        findings += self._asking(me, records, whole_s)
         convicted = self._convicted(me, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
@@ -365,6 +366,26 @@ class ServiceMonitor(Capability):
             return self._hurt(me, known) and (new or f.spoofed)
 
         return list(filter(harms, findings))
+
+    def _asking(self, me: Agent, records: FlowRecords, seconds: float) -> list[Finding]:
+        """Return who asks for far more than a user does, while users suffer, and did not before.
+
+        They are answered as users are, so they have to take much of what passes as well.
+        """
+        sent = _sent(records.flows, seconds)
+        found: dict[str, list[Finding]] = defaultdict(list)
+        for f in source_rules.request_floods(source_rules.aggregate(records.flows), seconds):
+            known, source = self._target(f.target), f.source or ""
+            usual = SERVED * known.served.get(source, 0.0)
+            if self._hurt(me, known) and sent[f.target][source] > usual:
+                found[f.target].append(f)
+        all_kb_s = sum(sum(of.values()) for of in sent.values())
+        much = (
+            floods
+            for target, floods in found.items()
+            if sum(sent[target][f.source or ""] for f in floods) >= CROWDED * all_kb_s
+        )
+        return [f for floods in much for f in floods]
 
     def _convicted(
         self, me: Agent, records: FlowRecords, seconds: float, findings: list[Finding]
