@@ -486,7 +486,7 @@ def shrunk(mutant: Mutant, work: list[Work], bench: Bench) -> None:
     if known is None:
         return
     document = shrink(
-        known.document, lambda plan: verdict.rule in bench.wrong(plan, known.mode), tries=300
+        known.document, lambda plan: verdict.rule in {*bench.wrong(plan, known.mode)}, tries=300
     )
     list(bench.wrong(document, known.mode))
     print(f"{as_yaml(document)}# {bench.events} events show it")

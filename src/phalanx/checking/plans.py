@@ -302,8 +302,8 @@ class _Draw:
         if rng.random() < 0.5 and "images" not in self._on:
             self._watch_services(document, rng)
         if rng.random() < 0.4:
-            terms = {"time": 0.1, "cost": 0.1, "decentralisation": 0.0}
-            terms["terms"] = {"load": 0.7, "energy": 0.1}
+            weights = {"time": 0.1, "cost": 0.1, "decentralisation": 0.0}
+            terms = weights | {"terms": {"load": 0.7, "energy": 0.1}}
             document["forecast"] = {"every_s": 5, "ahead": rng.choice([1, 4])}
             document["forecast"]["under_anomaly"] = {"default": terms}
         if rng.random() < 0.3:

@@ -214,7 +214,7 @@ class ServiceMonitor(Capability):
                 if me.beliefs.get(belief) is not None:
                     me.do_step(Forget(belief))
 
-    def _watch(self, me: Agent, goal: GoalInstance) -> Steps:
+    def _watch(self, me: Agent, goal: GoalInstance) -> Body:
         link = goal.predicate_as(Monitored).link
         seen = self._links.setdefault(link, _Link())
         while True:
@@ -425,9 +425,9 @@ class ServiceMonitor(Capability):
         """
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         found: dict[tuple[str, str], Finding] = {}
-        for flow in records.flows:
-            if flow.replies > flow.resets:
-                self._target(flow.target).heard = me.now
+        for seen in records.flows:
+            if seen.replies > seen.resets:
+                self._target(seen.target).heard = me.now
         knowns = self._targets.items()  # a flood may leave nobody an answer
         heard = {target for target, each in knowns if me.now - each.heard < REPLIED_S}
         unserved = _unserved(records, heard)
