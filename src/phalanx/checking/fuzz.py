@@ -17,6 +17,8 @@ from phalanx.checking.measures import sources_of
 from phalanx.checking.plans import ATTACKS, Document, Mode, owed
 from phalanx.domain.events import Event
 
+WATCHING = ("/link-monitor", "/service-monitor", "/service-analyst", "/edge-filter")
+"""VNFs that may be there for as long as a service is watched."""
 FILTERS = ("attackFiltered(", "flowRateLimited(")
 """Effects that name whom they block."""
 HOLD_S = 60.0
