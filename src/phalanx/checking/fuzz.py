@@ -104,12 +104,8 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
     rate_mb_s = document.get("parameters", {}).get("ip_rate_mb_s", 2.0)
     low = max(wanted.values(), default=0.0) > rate_mb_s
     for lease in next(e.data["leases"] for e in reversed(events) if e.kind == "run.ended"):
-        watching = lease.endswith(("/link-monitor", "/service-monitor", "/edge-filter"))
-        if not (
-            watching
-            or "/installed" in lease
-            or (low and ("/rate-limiter" in lease or "RateLimited(" in lease))
-        ):
+        limits = "/rate-limiter" in lease or "RateLimited(" in lease
+        if not (lease.endswith(WATCHING) or (low and limits)):
             yield Failure("rest", f"{lease} is held long after all is over")
     for agent, belief in _believed(events, ("underAttack(", "threat(")):
         yield Failure("rest", f"{agent} believes in {belief} long after all is over")

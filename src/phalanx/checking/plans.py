@@ -333,7 +333,8 @@ class _Draw:
                 if group["profile"] not in ATTACKS and group["target"] == host["name"]
             ]
             asked_s = 600.0 * sum(users)
-            host["limits"] = host.get("limits", {}) | {"requests_s": max(20.0, round(asked_s))}
+            enough = {"requests_s": max(20.0, round(asked_s)), "connections": 512}
+            host["limits"] = host.get("limits", {}) | enough
             monitor["service"] = True
         for name in ("service-analyst", "service-scaler", "service-replica"):
             document["functions"][name] = {"image_mb": rng.choice([1, 20]), "boot_s": 1.0}
