@@ -198,9 +198,10 @@ const LACKING = /needs ([\d.]+) ([\w ]+), ([\d.]+) free/;
 export function whyNot(auction: Auction, agent: string): string[] {
   const refusal = auction.refusals.find((r) => r.agent === agent);
   if (refusal) {
-    const words = [`${agent} did not bid: ${refusal.reason || "it gave no reason"}.`];
+    const offered = auction.bids.some((b) => b.agent === agent);
+    const words = [`${agent} ${offered ? "bid, and was refused" : "did not bid"}: ${refusal.reason || "it gave no reason"}.`];
     const lacking = LACKING.exec(refusal.reason);
-    if (lacking)
+    if (lacking && !offered)
       words.push(`It could have bid with ${figure(Number(lacking[1]) - Number(lacking[3]))} more ${lacking[2]} free.`);
     return words;
   }
