@@ -373,11 +373,12 @@ class ServiceMonitor(Capability):
         They are answered as users are, so they have to take much of what passes as well.
         """
         sent = _sent(records.flows, seconds)
+        hurt = {target for target in sent if self._hurt(me, self._target(target))}
+        ones = source_rules.aggregate(flow for flow in records.flows if flow.target in hurt)
         found: dict[str, list[Finding]] = defaultdict(list)
-        for f in source_rules.request_floods(source_rules.aggregate(records.flows), seconds):
-            known, source = self._target(f.target), f.source or ""
-            usual = SERVED * known.served.get(source, 0.0)
-            if self._hurt(me, known) and sent[f.target][source] > usual:
+        for f in source_rules.request_floods(ones, seconds):
+            usual = SERVED * self._target(f.target).served.get(f.source or "", 0.0)
+            if sent[f.target][f.source or ""] > usual:
                 found[f.target].append(f)
         all_kb_s = sum(sum(of.values()) for of in sent.values())
         much = (
