@@ -312,7 +312,8 @@ class AuctionRules(RuleGroup):
 
     def _enough(self, event: Event, call: dict[str, Any], bid: dict[str, Any]) -> None:
         if bid.get("kept"):
-            kept = {m.effect for m in self.run.in_force.values() if m.instance == bid["reuse"]}
+            measures = (*self.run.in_force.values(), *self.run.withheld.values())
+            kept = {m.effect for m in measures if m.instance == bid["reuse"]}
             so = call["goal"] in kept or self.run.faulty
             self.require(so, "bids", event, f"{bid['reuse']} does not keep {call['goal']} so")
             return

@@ -16,7 +16,8 @@ CAUSED_BY = {
     "hold.ended": {"hold.granted"},
     "lease.expired": {"hold.granted", "instance.downloading", "instance.started"},
     "link.changed": {"fault.injected"},
-    "measure.applied": {"analysis.done", "measure.applied", "plan.started", "policy.lost"},
+    "measure.applied": {"analysis.done", "measure.applied", "plan.started", "policy.lost"}
+    | {"action.failed"},  # it is put in force anew where its VNF was replaced
     "measures.counted": {"run.started"},
     "network.sample": {"run.started"},
     "plan.started": {"goal.adopted", "plan.ended"},

@@ -52,15 +52,13 @@ class MeasureRules(RuleGroup):
 
     def begin(self) -> None:
         """Know of nothing in force."""
-        self.run.in_force = {}
+        self.run.in_force, self.run.withheld = {}, {}
         self._down: dict[str, float] = {}
         self._distrusted: set[str] = set()
         """Agents that were ever refused: the network does not renew what such an agent holds."""
         """When the last life of an agent ended that did not go on."""
         self._jobs: dict[str, str] = {}
         """By contract that is open, of an agent: the instance that works for it."""
-        self._withheld: dict[str, str] = {}
-        """By measure that is only observed: its instance."""
         self._old: dict[str, tuple[float, str]] = {}
         """By instance that is to be updated: when that was known, and the version."""
         self._leaving: dict[str, float] = {}
@@ -101,9 +99,9 @@ class MeasureRules(RuleGroup):
                 self.broken("idle", event, f"{name} has nothing to do since {known.busy:g} s")
 
     def _works(self, name: str) -> bool:
-        held = any(measure.instance == name for measure in self.run.in_force.values())
-        works = name in self._jobs.values() or name in self._withheld.values()
-        return held or works or "/installed" in name
+        measures = (*self.run.in_force.values(), *self.run.withheld.values())
+        held = any(measure.instance == name for measure in measures)
+        return held or name in self._jobs.values() or "/installed" in name
 
     def on_contract_accepted(self, event: Event) -> None:
         """Note what works for a contract."""
@@ -159,15 +157,14 @@ class MeasureRules(RuleGroup):
 
     def on_instance_replaced(self, event: Event) -> None:
         """Give its measures to another."""
-        for measure in self.run.in_force.values():
+        for measure in (*self.run.in_force.values(), *self.run.withheld.values()):
             if measure.instance == event.data["instance"]:
                 measure.instance = event.data["by"]
         if "/installed" in event.data["instance"]:  # works for a duty, without a contract
             self._jobs[f" {event.data['by']}"] = event.data["by"]
-        for known in (self._jobs, self._withheld):
-            for work, name in known.items():
-                if name == event.data["instance"]:
-                    known[work] = event.data["by"]
+        for contract, name in self._jobs.items():
+            if name == event.data["instance"]:
+                self._jobs[contract] = event.data["by"]
 
     def on_measure_applied(self, event: Event) -> None:
         """Note a measure in force, and look for its reason."""
@@ -192,11 +189,14 @@ class MeasureRules(RuleGroup):
 
     def on_measure_withheld(self, event: Event) -> None:
         """Note what would be in force."""
-        self._withheld[event.data["measure"]] = event.data["instance"]
+        data = event.data
+        measure = MeasureInForce(data["instance"], data["pop"], data["effect"])
+        self.run.withheld[data["measure"]] = measure
 
     def on_measure_unneeded(self, event: Event) -> None:
         """Note what would be no longer."""
-        self._rests(event, self._withheld.pop(event.data["measure"], None))
+        known = self.run.withheld.pop(event.data["measure"], None)
+        self._rests(event, None if known is None else known.instance)
 
     def _spares(self, event: Event) -> None:
         """See that a block or limit leaves out what is allowed."""

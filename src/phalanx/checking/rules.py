@@ -101,6 +101,8 @@ class RunFacts:
         """By chain that is open: its path, the instance that it is for, and its MB/s."""
         self.running: dict[str, RunningVnf] = {}
         self.in_force: dict[str, MeasureInForce] = {}
+        self.withheld: dict[str, MeasureInForce] = {}
+        """What would be in force in a run that only observes."""
         self.ended = False
 
     def timing(self, name: str) -> float | None:

@@ -449,11 +449,15 @@ def policy_refusals(policy: PolicyPlan, scenario: Scenario) -> Iterator[Offence]
 def _faults(scenario: Scenario) -> Iterator[Offence]:
     agents = {agent.name: None for agent in scenario.all_agents()}
     links = {end for link in scenario.network.links for end in _both(link.between)}
+    loops = {loop.name for loop in scenario.loops()}
+    enforcing = {name for name, pop in scenario.standing().items() if pop and name not in loops}
     for index, fault in enumerate(scenario.faults):
         path = f"faults[{index}]"
         yield from _fault_fields(fault, path)
         if fault.kind in ("stale", "blind") and scenario.policy is None:
             yield f"{path}.kind", "needs a policy, which the agent then does not see to by itself"
+        elif fault.kind in ("stale", "blind") and fault.agent in agents.keys() - enforcing:
+            yield f"{path}.agent", f"{fault.agent} enforces no policy: it has no PoP, or is a loop"
         if fault.agent is not None and fault.agent not in agents:
             yield f"{path}.agent", unknown("agent", fault.agent, agents)
         if fault.link is not None and fault.link not in links:
