@@ -391,8 +391,9 @@ class GoalRules(RuleGroup):
         "goals": "A goal that is adopted ends once, with a known outcome, and none is open at "
         "the end of a run.",
         "plans": "A plan is for an open goal of its agent, alone; it ends once, before its goal.",
-        "duties": "Each duty is a goal of its home while that lives, else of another agent, and "
-        "of no further one once its VNF runs, within a bound after the last death or fault.",
+        "duties": "Each duty is a goal of its home while that lives and is trusted, else of "
+        "another agent, and of no further one once its VNF runs, within a bound after the last "
+        "death or fault.",
         "achieved": "A goal is achieved by a plan that succeeded, or the event says how else; what "
         "fails says why.",
     }
@@ -401,6 +402,8 @@ class GoalRules(RuleGroup):
         """Know nothing yet."""
         self._duties: dict[str, float] = {}
         """When the right agent alone saw to them last."""
+        self._out: set[str] = set()
+        """Agents that are not trusted now."""
 
     def on_goal_adopted(self, event: Event) -> None:
         """Open a goal."""
@@ -472,6 +475,11 @@ class GoalRules(RuleGroup):
 
     on_agent_restored = RuleGroup.on_agent_left
 
+    def on_trust_changed(self, event: Event) -> None:
+        """Note whose work counts for nothing, since others do not believe it."""
+        agent, standing = event.data["agent"], event.data["standing"]
+        (self._out.add if standing in ("silent", "quarantined") else self._out.discard)(agent)
+
     def on_network_sample(self, event: Event) -> None:
         """Look for duties without an owner, or with more than one."""
         run, now = self.run, event.time
@@ -486,9 +494,10 @@ class GoalRules(RuleGroup):
         bound = (silence + 2 * beat) * (2 + len(run.started["pops"])) + PATIENCE_S
         for duty in run.started["duties"] if run.life.keys() - {ENROLLER} else ():
             goal, home = duty["goal"], duty["home"]
-            seen = owners.get(goal, {})
+            seen = {a: runs for a, runs in owners.get(goal, {}).items() if a not in self._out}
             right = len(seen) == 1 or not seen.get(home, sum(seen.values()) > 1)
-            right = right and (home in seen if home in run.life else bool(seen))
+            there = home in run.life and home not in self._out
+            right = right and (home in seen if there else bool(seen))
             since = self._duties.setdefault(goal, now)
             if right:
                 self._duties[goal] = now
