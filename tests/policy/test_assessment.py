@@ -326,3 +326,11 @@ def test_a_plan_that_agents_cannot_keep_is_refused_at_the_door() -> None:
     assert "everything would be foreign" in found["policy.agreements[0].terms[0].allowed"]
     denied = replace(PLAN.policy, rules=RuleSet("city", default=PolicyVerdict.DENY))
     assert not [*offences(replace(PLAN, policy=denied))]
+
+
+@pytest.mark.parametrize("kind", ["stale", "blind"])
+def test_who_enforces_no_policy_cannot_have_its_enforcer_broken(kind):
+    for agent, wrong in ("core", False), ("sem-nvr", True), ("e2e", True):
+        plan = replace(PLAN, faults=(FaultSpec(10, kind, agent=agent),))
+        found = [why for _, why in offences(plan)]
+        assert any("enforces no policy" in why for why in found) is wrong

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from phalanx.checking import check
 from phalanx.domain.bids import Bid
 from phalanx.domain.events import Event
 from phalanx.domain.goals import ConstrainedGoal, Constraints, Preferences, want
@@ -190,6 +191,15 @@ def test_the_same_seed_gives_the_same_log(infected: Ran) -> None:
     again = System(INFECTED).run(60)
     first = [event for event in result.events if event.time < 60]
     assert [event for event in again.events if event.time < 60] == first
+
+
+def test_what_an_expelled_agent_watched_is_watched_by_one_heir() -> None:
+    result = System(quiet(FaultSpec(20, "infect", agent="pop6"), until=240)).run()
+    expelled = [e.time for e in of(result.events, "trust.changed", standing="quarantined")]
+    taken = of(result.events, "duty.taken_up", home="pop6")
+    assert len({e.agent for e in taken}) == 1
+    assert 0 <= taken[0].time - max(expelled[:1]) < 1
+    assert check(result.events) == []
 
 
 @pytest.mark.parametrize("seed", sample([1, 3, 6], 3))
