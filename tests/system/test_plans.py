@@ -131,28 +131,17 @@ def test_a_log_that_lies_fails_in_either_mode(change, rule):
     assert rule in {failure.rule for failure in fuzz.judge(plan, "safety", run).failures}
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (lambda e: e.data | {"sources": ["10.1.0.1"]}, "10.1.0.1, one of users, is blocked"),
-        (lambda e: e.data | {"measure": "other"}, "other is in force long after all is over"),
-    ],
-)
-def test_users_that_are_blocked_and_filters_that_stay_are_failures(change, text):
-    plan = document(
-        traffic=[users(), attack(10, 40)],
-        strategy="service",
-        duration_s=250,
-        parameters={"hold_s": 10.0},
-    )
+def test_users_that_are_blocked_are_a_failure():
+    plan = document(traffic=[users(), attack(10, 40)], strategy="service", duration_s=50)
 
     def run(candidate):
         events = list(run_plan(candidate).events)
         at = next(i for i, e in enumerate(events) if e.kind == "measure.applied")
-        events[at] = replace(events[at], data=change(events[at]))
+        events[at] = replace(events[at], data=events[at].data | {"sources": ["10.1.0.1"]})
         return fuzz.Ran(events)
 
-    assert any(text in failure.text for failure in fuzz.judge(plan, "safety", run).failures)
+    said = [failure.text for failure in fuzz.judge(plan, "safety", run).failures]
+    assert any("10.1.0.1, one of users, is blocked" in text for text in said)
     assert fuzz.judge(plan, "safety", run_plan).failures == ()
 
 

@@ -21,9 +21,6 @@ WATCHING = ("/link-monitor", "/service-monitor", "/service-analyst", "/edge-filt
 """VNFs that may be there for as long as a service is watched."""
 FILTERS = ("attackFiltered(", "flowRateLimited(")
 """Effects that name whom they block."""
-HOLD_S = 60.0
-"""For so long filters stay by default that have nothing to do; up to 16 times as long for who comes
-back again and again."""
 MANY_EVENTS = 200_000
 """A run with more events than this never comes to rest."""
 RETURNED = 0.9
@@ -109,10 +106,6 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
             yield Failure("rest", f"{lease} is held long after all is over")
     for agent, belief in _believed(events, ("underAttack(", "threat(")):
         yield Failure("rest", f"{agent} believes in {belief} long after all is over")
-    if document.get("parameters", {}).get("hold_s", HOLD_S) <= HOLD_S / 6:
-        for name, effect in _in_force(events).items():
-            if effect.startswith("attackFiltered("):
-                yield Failure("rest", f"{name} is in force long after all is over")
 
 
 def _believed(events: Sequence[Event], kinds: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -129,17 +122,6 @@ def _believed(events: Sequence[Event], kinds: tuple[str, ...]) -> Iterator[tuple
             case "agent.left":
                 held.pop(event.agent, None)
     yield from ((agent, belief) for agent, beliefs in held.items() for belief in beliefs)
-
-
-def _in_force(events: Sequence[Event]) -> dict[str, str]:
-    """Return what each measure does that is in force in the end, by its name."""
-    force: dict[str, str] = {}
-    for event in events:
-        if event.kind == "measure.applied":
-            force[event.data["measure"]] = event.data["effect"]
-        elif event.kind == "measure.lifted":
-            force.pop(event.data["measure"], None)
-    return force
 
 
 def _blamed(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
