@@ -206,10 +206,11 @@ class ServiceMonitor(Capability):
             raise
 
     def _watched(self, me: Agent, goal: GoalInstance) -> None:
-        """Believe nothing any more of what nobody looks at here from now on."""
+        """Believe in no attack any more that nobody looks at here from now on."""
         me.cause = goal.cause if goal.end is None else goal.end.event
-        for target in self._links.pop(goal.predicate_as(Monitored).link, _Link()).targets:
-            self._targets.pop(target, None)
+        for target in self._links[goal.predicate_as(Monitored).link].targets:
+            known = self._target(target)
+            known.since, known.named, known.suffers = None, frozenset(), None
             for belief in UnderAttack(target), ServiceBreached(target):
                 if me.beliefs.get(belief) is not None:
                     me.do_step(Forget(belief))
