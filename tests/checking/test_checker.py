@@ -450,3 +450,11 @@ def test_attack_that_nobody_is_told_of(defended):
     at = first(defended, "run.ended")
     contents = {k: n for k, n in defended[at].data["contents"].items() if k != "AttackReport"}
     assert "reports" in broken(changed(defended, at, contents=contents))
+
+
+@pytest.mark.parametrize("times", [0.5, 3])
+def test_winners_that_are_asked_too_seldom_or_too_often_whether_they_are_at_work(calm, times):
+    at = first(calm, "run.ended")
+    contents = calm[at].data["contents"]
+    contents = contents | {"Award": round(times * contents["Award"])}
+    assert "asked" in broken(changed(calm, at, contents=contents))

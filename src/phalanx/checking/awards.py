@@ -108,6 +108,8 @@ class AuctionRules(RuleGroup):
         "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
         "while it lives it ends each that it accepted. What an auctioneer believes of it "
         "that another keeps so, the winner has reported to it as fulfilled.",
+        "asked": "Where nothing was broken a winner is asked each probe_s whether it is at work, "
+        "until its contract ends, and no more often.",
     }
 
     def begin(self) -> None:
@@ -120,6 +122,10 @@ class AuctionRules(RuleGroup):
         self._images: set[tuple[str, str]] = set()
         """By PoP and VNF: that were there in any version, and that are."""
         self._here: set[tuple[str, str]] = set()
+        self._at_work: dict[str, float] = {}
+        """When each auction was awarded whose winner is at work."""
+        self._asked = [0.0, 0.0]
+        """How often awards are sent, at least and at most: again while a winner is at work."""
         self._restored: set[str] = set()
         """Agents that ever went on with what they remember."""
         self._contracts: dict[tuple[str, str], bool] = {}
@@ -436,6 +442,8 @@ class AuctionRules(RuleGroup):
         if data["winner"] not in left or (lives and (self.run.whole or not lost)):
             self.broken("awards", event, f"{data['winner']} wins, {left[:3]} are left")
         auction.awarded.append(data["winner"])
+        self._works_no_more(data["auction"], event.time)
+        self._at_work[data["auction"]] = event.time
         for row in ranking:
             bid = {name: value for name, value in row.items() if name not in ("agent", "utility")}
             offered = auction.bids.get(row["agent"], [])
@@ -460,7 +468,10 @@ class AuctionRules(RuleGroup):
             if self.run.one_clock and not by_terms and reason not in (known, "is gone"):
                 self.broken("awards", event, f"{agent} refuses ({reason}), and said {known}")
         heard = sorted(silent & (auction.bids.keys() | auction.refused.keys()))
-        if heard and not self.run.faulty:
+        # There and back, each link is there twice; and a bidder waits for most of the time.
+        far_s = sum(link["latency_ms"] for link in self.run.links.values()) / 1e3
+        near = far_s < (self.run.timing("auction_deadline_s") or 0.0) / 4
+        if heard and near and not self.run.faulty:
             self.suspect(event, "awards", f"{heard} answered and count as silent")
         answered = len(offered | refused | silent)
         if answered != auction.data["bidders"]:
@@ -527,8 +538,25 @@ class AuctionRules(RuleGroup):
             )
             self.require(same, "contracts", event, f"{auction.agent} called it")
 
+    def _works_no_more(self, auction: str, now: float) -> None:
+        since, pause = self._at_work.pop(auction, None), self.run.timing("probe_s")
+        if since is not None and pause is not None:
+            turns = (now - since) / pause
+            self._asked[0] += 1 + max(0.0, turns // 1 - 1)
+            self._asked[1] += 2 + turns // 1
+
+    def on_run_ended(self, event: Event) -> None:
+        """Compare how often winners were asked with how long they worked."""
+        for auction in list(self._at_work):
+            self._works_no_more(auction, event.time)
+        said, (least, most) = event.data["contents"].get("Award", 0), self._asked
+        if self.run.one_clock and event.data["contents"] and not self.run.faulty:
+            so = least <= said <= most
+            self.require(so, "asked", event, f"{said} times, {least:g} to {most:g} are due")
+
     def on_contract_ended(self, event: Event) -> None:
         """Forget a contract."""
+        self._works_no_more(event.data["auction"], event.time)
         known = self._contracts.pop((event.agent, event.data["auction"]), None)
         auction = self._auctions.get(event.data["auction"])
         won = auction is None or event.agent in auction.awarded

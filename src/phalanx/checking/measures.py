@@ -275,6 +275,7 @@ class TrafficRules(RuleGroup):
         self._hosts: dict[str, float] = {}
         self._users: dict[str, tuple[float, float, float]] = {}
         """By host: the sums of what its users got and wanted, and the most that they wanted."""
+        self._replicated = False
         self._sampled = 0.0
         self._degraded_by: dict[frozenset[str], list[tuple[float, float]]] = {}
         """By link: when it is degraded, or mended, and the share of its bandwidth from then on."""
@@ -332,12 +333,17 @@ class TrafficRules(RuleGroup):
             if "answered" in host:  # measured on real packets
                 continue
             whole = host["legitimate_mb_s"] + host["malicious_mb_s"]
-            self._within(event, name, whole, self._hosts[name])
+            if not self._replicated:  # a replica answers beside the host's link
+                self._within(event, name, whole, self._hosts[name])
             got, wanted, most = self._users.get(name, (0.0, 0.0, 0.0))
             got, wanted = got + host["legitimate_mb_s"], wanted + host["wanted_mb_s"]
             most = max(most, host["wanted_mb_s"])
             self._users[name] = got, wanted, most
             self._within(event, f"users of {name}, in all", got, wanted + 2 * most)
+
+    def on_measure_applied(self, event: Event) -> None:
+        """Note that a host is not alone in what it answers."""
+        self._replicated |= event.data.get("verdict") == "serve"
 
     def on_fault_injected(self, event: Event) -> None:
         """Note that messages are hit."""
