@@ -458,3 +458,28 @@ def test_winners_that_are_asked_too_seldom_or_too_often_whether_they_are_at_work
     contents = calm[at].data["contents"]
     contents = contents | {"Award": round(times * contents["Award"])}
     assert "asked" in broken(changed(calm, at, contents=contents))
+
+
+def test_instance_that_ends_as_idle_for_another_time(calm):
+    at = next(i for i, e in enumerate(calm) if e.data.get("reason", "").startswith("idle for"))
+    assert "idle" in broken(changed(calm, at, reason="idle for 99 s"))
+
+
+def test_agent_that_leaves_and_ends_what_others_could_do():
+    plan = random_plan(204, "safety")
+    plan |= {"faults": [{"at_s": 20.0, "kind": "drain", "agent": plan["hosts"][0]["at"]}]}
+    events = run_plan(plan).events
+    at = first(events, "agent.left")
+    assert broken(events) == set()
+    assert "drains" in broken(changed(events, at, ended=["monitored(pop1>server1, 1, 0)"]))
+
+
+def test_duty_that_another_agent_sees_to_and_never_took_up():
+    plan = random_plan(204, "safety")
+    crash = {"at_s": 20.0, "kind": "crash", "agent": plan["hosts"][0]["at"], "for_s": 30.0}
+    events = run_plan(plan | {"faults": [crash]}).events
+    taken = next(e for e in events if e.kind == "duty.taken_up")
+    at = next(i for i, e in enumerate(events) if e.cause == taken.id and e.kind == "goal.adopted")
+    assert broken(events) == set()
+    other = replace(events[at], cause=next(e.id for e in events if e.kind == "agent.started"))
+    assert "duties" in broken([*events[:at], other, *events[at + 1 :]])

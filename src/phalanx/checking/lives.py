@@ -41,6 +41,8 @@ EPOCHS_S = 1e9
 UNDONE = {"crash": "restart", "link-down": "link-up", "repository-away": "repository-back"}
 """By fault that a run plans: the fault that takes it back."""
 OF_AGENTS = ("crash", "drain", "restart")
+TAKEN = {"agent.restored", "duty.taken_up", "goal.taken_over"}
+"""What has an agent see to the duty of another one, beside contracts."""
 ENROLLER = "secaas"
 """The name that hardens and enrols agents: it verifies, and takes over nothing."""
 PATIENCE_S = 30.0
@@ -393,7 +395,7 @@ class GoalRules(RuleGroup):
         "plans": "A plan is for an open goal of its agent, alone; it ends once, before its goal.",
         "duties": "Each duty is a goal of its home while that lives and is trusted, else of "
         "another agent, and of no further one once its VNF runs, within a bound after the last "
-        "death or fault.",
+        "death or fault; who is not its home has taken it up or over, or works for who has.",
         "achieved": "A goal is achieved by a plan that succeeded, or the event says how else; what "
         "fails says why.",
     }
@@ -409,9 +411,12 @@ class GoalRules(RuleGroup):
         """Open a goal."""
         name = event.data["instance_id"]
         self.require(name not in self.run.goals, "goals", event, f"{name} is adopted twice")
-        self.run.goals[name] = PursuedGoal(
-            event.agent, event.data["goal"], event.data.get("contract")
-        )
+        goal, contract = event.data["goal"], event.data.get("contract")
+        self.run.goals[name] = PursuedGoal(event.agent, goal, contract)
+        homes = {duty["goal"]: duty["home"] for duty in self.run.started.get("duties", ())}
+        cause = self.run.cause
+        if homes.get(goal, event.agent) != event.agent and contract is None and cause is not None:
+            self.require(cause.kind in TAKEN, "duties", event, f"after {cause.kind}")
 
     def on_agent_started(self, event: Event) -> None:
         """Forget what a process pursued whose memory was lost."""

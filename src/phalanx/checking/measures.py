@@ -47,7 +47,8 @@ class MeasureRules(RuleGroup):
         "updates": "Where another version is offered, the agent of each instance that runs of an "
         "older one adopts the goal to update it, and of no other instance.",
         "drains": "An agent that is about to leave offers nothing and accepts nothing any more, "
-        "leaves within drain_s, and leaves no instance behind.",
+        "leaves within drain_s, and leaves no instance behind; nor does it end a goal, where "
+        "others live and nothing else happens.",
     }
 
     def begin(self) -> None:
@@ -127,6 +128,16 @@ class MeasureRules(RuleGroup):
         if lasts is not None and self.run.one_clock:
             self._leaving[event.agent] = event.time + lasts + LEAVE_S
 
+    def on_agent_left(self, event: Event) -> None:
+        """See that others see to what it did, where it has any and nothing else happens."""
+        super().on_agent_left(event)
+        kinds = {fault["kind"] for fault in self.run.started.get("faults", ())}
+        others = self.run.telling() & self.run.life.keys() - {event.agent}
+        calm = self.run.one_clock and kinds <= {"drain"} and others and not self._distrusted
+        if calm and event.agent in self.run.telling():
+            ended = event.data["ended"]
+            self.require(not ended, "drains", event, f"it ends {ended}, which others could do")
+
     def on_repository_changed(self, event: Event) -> None:
         """Expect the instances of that function to be updated."""
         function, version = event.data["function"], event.data["version"]
@@ -154,6 +165,8 @@ class MeasureRules(RuleGroup):
             least_s = idle - (self.run.timing("tick_s") or 0.0) - ROUNDING
             early = self._works(name) or event.time < known.busy + least_s
             self.require(not early, "idle", event, f"it had work at {known.busy:g} s")
+            said = event.data["reason"] == f"idle for {idle:g} s"
+            self.require(said, "idle", event, f"{event.data['reason']}, of {idle:g} s")
 
     def on_instance_replaced(self, event: Event) -> None:
         """Give its measures to another."""
