@@ -299,7 +299,7 @@ class _Draw:
         for group in document["traffic"]:
             if group["profile"] in FLOODS and group["count"] < 20 and rng.random() < 0.3:
                 group |= {"profile": "http-flood", "port": 80}
-        if rng.random() < 0.5 and "images" not in self._on:
+        if rng.random() < 0.5 and "images" not in self._on and not self._live:
             self._watch_services(document, rng)
         if rng.random() < 0.4:
             weights = {"time": 0.1, "cost": 0.1, "decentralisation": 0.0}

@@ -168,11 +168,20 @@ class Classifier(Capability):
             yield Believe(Spoofed(wanted.ip))
             if forged.kind == SYN_FLOOD:
                 adopts.append(answer_for(me, wanted.ip))
-        ends = yield AchieveAll(tuple(adopts))
-        for threat, end in zip(threats, ends[: len(verdicts)], strict=True):
-            if not end.achieved:
-                yield Forget(Threat(*threat))
+        try:
+            ends = yield AchieveAll(tuple(adopts))
+        except GeneratorExit:  # of an agent that died nothing is recorded any more
+            me.later(self._unlimited, me, threats)
+            raise
+        self._unlimited(me, threats)
         left = [str(end.goal) for end in ends[: len(verdicts)] if not end.achieved]
         if left:
             raise PlanFailed(f"threats that nobody limits: {', '.join(left)}", final=True)
         yield Believe(wanted)
+
+    @staticmethod
+    def _unlimited(me: Agent, threats: list[tuple[str, str]]) -> None:
+        """Believe in threats no more that nothing holds back."""
+        for threat in threats:
+            if not me.beliefs.holds(FlowRateLimited(*threat)):
+                me.do_step(Forget(Threat(*threat)))
