@@ -67,6 +67,7 @@ from phalanx.domain.predicates import (
     ScaledUp,
     ServiceTrouble,
     ServiceWatched,
+    UnderAttack,
 )
 from phalanx.domain.resources import Resources
 from phalanx.domain.series import TimeSeries, TrafficWindow
@@ -493,6 +494,8 @@ class ServiceAnalyst(Capability):
     def place_near(self, me: Agent, goal: GoalInstance) -> Body:
         """Have a replica answer there, or as near as there is room."""
         trouble = goal.predicate_as(ServiceTrouble)
+        if me.beliefs.holds(UnderAttack(trouble.ip)):  # nor does it show what users ask for
+            raise PlanFailed("an attack takes their way, and is held off")
         seen = self._services.get(trouble.ip)
         mb_s = 0.0 if seen is None else HEADROOM * seen.entries.get(trouble.entry, 0.0)
         near = self._have(me, trouble, PlacedNear(trouble.ip, trouble.entry), mb_s)
