@@ -200,6 +200,8 @@ class Auctioneer(Configured, Capability):
 
         A standing goal is not given up; nor a protective one, if the settings say so.
         """
+        if goal.goal not in self.left and (yield from self._made_here(me, goal)):
+            return
         least = self.settings.persistent_from
         tendered = type(goal.goal.predicate) in me.capability(Bidder).tenders
         if tendered or not (goal.standing or (least is not None and goal.priority >= least)):
@@ -264,6 +266,22 @@ class Auctioneer(Configured, Capability):
                 break
             turn += 1
         raise PlanFailed(reason, final=final)
+
+    def _made_here(self, me: Agent, goal: GoalInstance) -> Generator[Step, Any, bool]:
+        """Wait while this agent is at work on it for another one: it would be made twice else.
+
+        Returns:
+            Whether it is so then.
+
+        """
+        contracts, waited = me.capability(Bidder).contracts, False
+        while any(
+            each.call.goal.goal == goal.goal and each.initiator != me.name
+            for each in contracts.working()
+        ):
+            waited = True
+            yield Pause(self.settings.backoff_s)
+        return waited and me.beliefs.satisfies(goal.goal)
 
     def _fulfilled(
         self, goal: GoalInstance, end: Fulfilled, tender: Tender | None, turn: int
