@@ -524,7 +524,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="of the draw; none: a fresh one")
     parser.add_argument("--count", type=int, default=210)
-    parser.add_argument("--plans", type=int, default=24, help="random plans of each mode")
+    parser.add_argument("--plans", type=int, default=3, help="random plans of each mode")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--least", type=float, default=0.0, help="share that must be found")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants of this draw")
