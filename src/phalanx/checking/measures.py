@@ -47,8 +47,8 @@ class MeasureRules(RuleGroup):
         "updates": "Where another version is offered, the agent of each instance that runs of an "
         "older one adopts the goal to update it, and of no other instance.",
         "drains": "An agent that is about to leave offers nothing and accepts nothing any more, "
-        "leaves within drain_s, and leaves no instance behind; nor does it end a goal, where "
-        "others live and nothing else happens.",
+        "leaves within drain_s, and leaves no instance behind; nor does it end a goal before its "
+        "time is over, where others live and nothing else happens.",
     }
 
     def begin(self) -> None:
@@ -129,12 +129,13 @@ class MeasureRules(RuleGroup):
             self._leaving[event.agent] = event.time + lasts + LEAVE_S
 
     def on_agent_left(self, event: Event) -> None:
-        """See that others see to what it did, where it has any and nothing else happens."""
+        """See that it hands over what it can, where others live and nothing else happens."""
+        early = event.time < self._leaving.get(event.agent, 0.0) - LEAVE_S - ROUNDING
         super().on_agent_left(event)
         kinds = {fault["kind"] for fault in self.run.started.get("faults", ())}
         others = self.run.telling() & self.run.life.keys() - {event.agent}
         calm = self.run.one_clock and kinds <= {"drain"} and others and not self._distrusted
-        if calm and event.agent in self.run.telling():
+        if early and calm and event.agent in self.run.telling():
             ended = event.data["ended"]
             self.require(not ended, "drains", event, f"it ends {ended}, which others could do")
 
