@@ -174,7 +174,7 @@ def test_clients_that_come_with_a_swarm_and_send_much_less_are_none_of_it() -> N
 
 
 def test_clients_that_were_taken_for_part_of_a_swarm_are_let_in_after_it() -> None:
-    result = beside_a_swarm(3000, 0.015)
+    result = beside_a_swarm(3000, 0.02)
     assert [s for _, named in filters(result) for s in named if s.startswith("10.2.")]
     assert shares(result)[-1] > 0.99
     assert len(of(result, "measure.lifted")) == len(of(result, "measure.applied"))

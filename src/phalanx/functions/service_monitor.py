@@ -524,11 +524,14 @@ class ServiceMonitor(Capability):
         """
         sent = _sent(_one_way(records), seconds)
         users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        clients: dict[str, set[str]] = defaultdict(set)
         for flow in records.flows:
             if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
                 # Who asks over UDP asks on, answered or not.
                 packets = max(1, flow.packets) if flow.protocol == "udp" else 1
                 got = flow.octets * min(1, max(0, flow.replies - flow.resets) / packets)
+                if flow.protocol == "udp" and 2 * flow.replies > flow.packets:
+                    clients[flow.target].add(flow.source)
                 users[flow.target][flow.source] += got / seconds / 1e3
         for target in dict.fromkeys([*seen.targets, *attacked, *users]):
             seen.targets[target] = None
@@ -548,6 +551,8 @@ class ServiceMonitor(Capability):
             if known.suffers is None and known.cut is None and not fell and not explained:
                 _learn(known.familiar, {} if seen.full else sent.get(target, {}))
                 _learn(known.served, now)
+            else:  # who comes during an attack, and is answered, is none of its strangers
+                _learn(known.served, {s: now[s] for s in now.keys() & clients[target]})
 
     def _part(self, me: Agent, known: _Target, kept: list[float], *, explained: bool) -> None:
         """Notice that some users get much less, as others go on: fewer than make a breach."""
