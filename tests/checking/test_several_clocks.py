@@ -29,6 +29,8 @@ def log():
     """A run as its processes would have told it: their beginnings, clocks apart, their ends."""
     events = run_scenario(load_scenario(SCENARIO)).events
     begin, end = events[0], events[-1]
+    counted = {name: value for name, value in end.data.items() if name != "contents"}
+    end = replace(end, data=counted)  # nobody sees what processes tell each other
     begin = replace(begin, time=-5.0, data={**begin.data, "clocks": 7})
     told = [replace(e, time=e.time + AHEAD.get(e.agent, 0.0)) for e in events[1:-1]]
     names = [*dict.fromkeys(e.agent for e in told)]

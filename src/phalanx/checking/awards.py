@@ -549,8 +549,8 @@ class AuctionRules(RuleGroup):
         """Compare how often winners were asked with how long they worked."""
         for auction in list(self._at_work):
             self._works_no_more(auction, event.time)
-        said, (least, most) = event.data["contents"].get("Award", 0), self._asked
         if self.run.one_clock and event.data["contents"] and not self.run.faulty:
+            said, (least, most) = event.data["contents"].get("Award", 0), self._asked
             so = least <= said <= most
             self.require(so, "asked", event, f"{said} times, {least:g} to {most:g} are due")
 
