@@ -200,7 +200,8 @@ class Auctioneer(Configured, Capability):
 
         A standing goal is not given up; nor a protective one, if the settings say so.
         """
-        if goal.goal not in self.left and (yield from self._made_here(me, goal)):
+        new = not goal.standing and goal.goal not in self.left  # work on a standing one never ends
+        if new and (yield from self._made_here(me, goal)):
             return
         least = self.settings.persistent_from
         tendered = type(goal.goal.predicate) in me.capability(Bidder).tenders
