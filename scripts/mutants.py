@@ -326,14 +326,13 @@ class Bench:
             return ran
         return Ran(read_jsonl(path), ran.failures)
 
-    def wrong(self, document: Document, mode: Mode) -> Iterator[str]:
-        """Yield the rules that a document breaks."""
+    def wrong(self, document: Document, mode: Mode) -> tuple[str, ...]:
+        """Return the rules that a document breaks, in the order in which that shows."""
         try:
             failures = judge(document, mode, self.run).failures
         except Exception as fault:
-            yield type(fault).__name__
-        else:
-            yield from (failure.rule for failure in failures)
+            return (type(fault).__name__,)
+        return tuple(failure.rule for failure in failures)
 
     def learn(self, name: str, document: Document, mode: Mode) -> Work:
         """Run a document without a fault, and note which lines it runs."""
@@ -356,7 +355,7 @@ class Bench:
         if broken:
             print(f"{name} breaks {', '.join(sorted(broken))} without a fault", flush=True)
         began = time.process_time()
-        list(self.wrong(document, mode))
+        self.wrong(document, mode)
         lasts = time.process_time() - began
         return Work(name, mode, document, self.digest, lasts, frozenset(reached), broken)
 
@@ -443,7 +442,8 @@ def judged(mutant: Mutant, work: list[Work], bench: Bench) -> Verdict:
             continue
         signal.setitimer(signal.ITIMER_PROF, SLOWER * known.lasts + 5.0)  # then it is killed
         ran += 1
-        wrong = min({*bench.wrong(known.document, known.mode)} - known.broken, default=None)
+        broken = bench.wrong(known.document, known.mode)
+        wrong = next((rule for rule in broken if rule not in known.broken), None)
         if wrong is not None:
             signal.setitimer(signal.ITIMER_PROF, 0)
             return Verdict(wrong, known.name, True, bench.events)
@@ -486,9 +486,9 @@ def shrunk(mutant: Mutant, work: list[Work], bench: Bench) -> None:
     if known is None:
         return
     document = shrink(
-        known.document, lambda plan: verdict.rule in {*bench.wrong(plan, known.mode)}, tries=300
+        known.document, lambda plan: verdict.rule in bench.wrong(plan, known.mode), tries=300
     )
-    list(bench.wrong(document, known.mode))
+    bench.wrong(document, known.mode)
     print(f"{as_yaml(document)}# {bench.events} events show it")
 
 

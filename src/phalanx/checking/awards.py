@@ -460,6 +460,11 @@ class AuctionRules(RuleGroup):
             self.broken("awards", event, f"{sorted(kept)} keep it so already")
         self._utilities(event, auction.data, ranking)
 
+    def _in_time(self) -> bool:
+        """Whether answers arrive before the deadline; a bidder waits for most of the time."""
+        there_and_back: float = sum(link["latency_ms"] for link in self.run.links.values()) / 1e3
+        return there_and_back < (self.run.timing("auction_deadline_s") or 0.0) / 4
+
     def _decided(self, event: Event, auction: _Auction, offered: set[str]) -> None:
         refused, silent = set(event.data["refusals"]), set(event.data["silent"])
         for agent, reason in event.data["refusals"].items():
@@ -468,10 +473,7 @@ class AuctionRules(RuleGroup):
             if self.run.one_clock and not by_terms and reason not in (known, "is gone"):
                 self.broken("awards", event, f"{agent} refuses ({reason}), and said {known}")
         heard = sorted(silent & (auction.bids.keys() | auction.refused.keys()))
-        # There and back, each link is there twice; and a bidder waits for most of the time.
-        far_s = sum(link["latency_ms"] for link in self.run.links.values()) / 1e3
-        near = far_s < (self.run.timing("auction_deadline_s") or 0.0) / 4
-        if heard and near and not self.run.faulty:
+        if heard and not self.run.faulty and self._in_time():
             self.suspect(event, "awards", f"{heard} answered and count as silent")
         answered = len(offered | refused | silent)
         if answered != auction.data["bidders"]:

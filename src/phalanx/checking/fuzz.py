@@ -134,7 +134,7 @@ def _blamed(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
     }
     for event in events:
         if event.kind == "measure.applied" and event.data["effect"].startswith(FILTERS):
-            for source in users.keys() & {*sources_of(event)}:
+            for source in filter(users.get, sources_of(event)):
                 text = f"{source}, one of {users[source]}, is blocked at {event.data['pop']}"
                 yield Failure("blamed", text, event.time)
 

@@ -413,9 +413,9 @@ class GoalRules(RuleGroup):
         self.require(name not in self.run.goals, "goals", event, f"{name} is adopted twice")
         goal, contract = event.data["goal"], event.data.get("contract")
         self.run.goals[name] = PursuedGoal(event.agent, goal, contract)
-        homes = {duty["goal"]: duty["home"] for duty in self.run.started.get("duties", ())}
-        cause = self.run.cause
-        if homes.get(goal, event.agent) != event.agent and contract is None and cause is not None:
+        duties, cause = self.run.started.get("duties", ()), self.run.cause
+        of_another = any(d["goal"] == goal and d["home"] != event.agent for d in duties)
+        if of_another and contract is None and cause is not None:
             self.require(cause.kind in TAKEN, "duties", event, f"after {cause.kind}")
 
     def on_agent_started(self, event: Event) -> None:

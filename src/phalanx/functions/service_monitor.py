@@ -552,7 +552,7 @@ class ServiceMonitor(Capability):
                 _learn(known.familiar, {} if seen.full else sent.get(target, {}))
                 _learn(known.served, now)
             else:  # who comes during an attack, and is answered, is none of its strangers
-                _learn(known.served, {s: now[s] for s in now.keys() & clients[target]})
+                _learn(known.served, {s: kb_s for s, kb_s in now.items() if s in clients[target]})
 
     def _part(self, me: Agent, known: _Target, kept: list[float], *, explained: bool) -> None:
         """Notice that some users get much less, as others go on: fewer than make a breach."""
