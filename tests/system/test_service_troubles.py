@@ -249,6 +249,29 @@ def test_a_replica_whose_agent_dies_is_made_again() -> None:
     assert served(result, 100, 130) > 0.95
 
 
+WATCHER_AWAY = (
+    (CROWD, FaultSpec(60, "crash", agent="south")),
+    (CROWD, FaultSpec(44, "crash", agent="south", for_s=20, memory=True)),
+    (CROWD, FaultSpec(60, "crash", agent="south", for_s=20)),
+    (DETOUR, FaultSpec(95, "crash", agent="south", for_s=3)),
+    (DETOUR, FaultSpec(60, "partition", groups=(("north",), ("east", "south", "west")), for_s=30)),
+    (UP, FaultSpec(95, "drain", agent="south")),
+)
+
+
+@pytest.mark.parametrize(("name", "fault"), WATCHER_AWAY)
+def test_what_was_asked_for_is_not_there_for_ever_when_who_asked_was_away(
+    name: str, fault: FaultSpec
+) -> None:
+    base = plan(name)
+    result = run_scenario(replace(base, duration_s=320, faults=(*base.faults, fault)))
+    kinds = "replicated", "scaledUp", "rerouted"
+    made = [e for e in of(result, "measure.applied") if e.data["effect"].startswith(kinds)]
+    ended = [e.data["measure"] for e in of(result, "measure.lifted")]
+    assert made
+    assert {e.data["measure"] for e in made} <= set(ended)
+
+
 def test_a_gateway_that_is_no_faster_is_given_up_for_the_next() -> None:
     result = shipped(DETOUR)
     ways = about(result, "measure.applied", "effect", "rerouted")

@@ -722,8 +722,10 @@ class Auctioneer(Configured, Capability):
         belief = me.beliefs.get(effect)
         if belief is not None and (not belief.value or belief.holder not in (None, holder)):
             return False
-        me.do_step(Believe(effect, holder=holder, mandate=fact.mandate))
         anew = me.open_goal(want(effect))
+        if type(effect).ends_with_asker and belief is None and anew is None:
+            return False
+        me.do_step(Believe(effect, holder=holder, mandate=fact.mandate))
         if anew is not None:
             self.rely(anew, Fact(effect, True, holder))
             me.end_goal(anew, GoalOutcome.ACHIEVED, f"{holder} is back and keeps it so")

@@ -25,7 +25,7 @@ from phalanx.auction.contracts import (
     VnfInstance,
     VnfInventory,
 )
-from phalanx.auction.outlook import Gone, Left, Outlook
+from phalanx.auction.outlook import Forgot, Gone, Left, Outlook
 from phalanx.auction.settings import Configured, Tender
 from phalanx.auction.terms import BidTerm
 from phalanx.bdi.agent import Agent
@@ -166,6 +166,9 @@ class Bidder(Configured, Capability):
         if message.performative is Performative.REJECT:
             self._withdraw(me, contract)
         elif isinstance(content, Verdict):
+            asked = self.dependants.get(wanted := contract.call.goal.goal.predicate, {})
+            if type(wanted).ends_with_asker and asked.get(message.sender) is contract.call.goal:
+                del asked[message.sender]  # it was away when this was done
             self.abandon(me, contract, content.reason or "cancelled")
 
     def _foreign(self, contract: Contract, message: Message) -> bool:
@@ -190,6 +193,13 @@ class Bidder(Configured, Capability):
         for contract in self.contracts.working():
             if contract.initiator == gone.agent:
                 self.abandon(me, contract, f"{gone.agent} is gone")
+
+    @perceives(Forgot)
+    def forgotten(self, me: Agent, percept: Forgot) -> None:  # noqa: ARG002  # says it all
+        """Count an agent that forgot what it asked for as one that did not ask."""
+        for effect, asked in self.dependants.items():
+            if type(effect).ends_with_asker:
+                asked.pop(percept.agent, None)
 
     # -- bidding --------------------------------------------------------------------
 

@@ -43,6 +43,12 @@ class Missed(Struct, frozen=True):
     """Percept: others took this agent for dead; what it did may be done by them now."""
 
 
+class Forgot(Struct, frozen=True):
+    """Percept: an agent is back without its memory."""
+
+    agent: AgentId
+
+
 class Connected(Struct, frozen=True):
     """Percept: whether this agent can speak with the others, as far as its shell knows."""
 
@@ -218,6 +224,8 @@ class Outlook(Configured, Capability):
         if new.agent not in self._distrusted and new.alive and (forgetful or not old.alive):
             yield Forget(Gone(new.agent))
             yield Forget(Left(new.agent))
+        if new.alive and new.forgets(old.incarnation):
+            yield Perceive(Forgot(new.agent))
 
     def take(self, state: AgentState) -> bool:
         """Apply a state to the view; whether it was news."""

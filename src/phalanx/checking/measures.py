@@ -60,6 +60,8 @@ class MeasureRules(RuleGroup):
         """When the last life of an agent ended that did not go on."""
         self._jobs: dict[str, str] = {}
         """By contract that is open, of an agent: the instance that works for it."""
+        self._far: set[tuple[str, str]] = set()
+        """(auction, agent) of bidders that no path leads to within the limits of the goal."""
         self._old: dict[str, tuple[float, str]] = {}
         """By instance that is to be updated: when that was known, and the version."""
         self._leaving: dict[str, float] = {}
@@ -157,6 +159,11 @@ class MeasureRules(RuleGroup):
             if self.run.one_clock and known is not None and known.version == version[:-1]:
                 self.broken("updates", event, f"{name} has that version")
 
+    def on_auction_refused(self, event: Event) -> None:
+        """Note who cannot keep the limits of a goal, whatever it keeps true already."""
+        if event.data["reason"].startswith("no path to "):
+            self._far.add((event.data["auction"], event.agent))
+
     def on_instance_stopped(self, event: Event) -> None:
         """See that it had nothing to do if it ends for that."""
         name, idle = event.data["instance"], self.run.timing("idle_timeout_s")
@@ -186,9 +193,13 @@ class MeasureRules(RuleGroup):
         name, instance, effect = data["measure"], data["instance"], data["effect"]
         known = name in self.run.in_force
         self.require(not known, "measures", event, f"{name} is in force already")
-        won = any(goal.contract and goal.goal == effect for goal in self.run.goals.values())
+        won = [g.contract for g in self.run.goals.values() if g.contract and g.goal == effect]
         if won and self.run.one_clock and not (self.run.faulty or self.run.quiet):
-            others = [other for other, each in self.run.in_force.items() if each.effect == effect]
+            others = [
+                other
+                for other, each in self.run.in_force.items()
+                if each.effect == effect and not any((c, owner(other)) in self._far for c in won)
+            ]
             self.require(not others, "measures", event, f"{others} is in force as well")
         self.run.in_force[name] = MeasureInForce(instance, data["pop"], effect)
         self._spares(event)

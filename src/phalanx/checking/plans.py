@@ -61,6 +61,8 @@ SETTLED_S = 45.0
 MOVED_S = 100.0
 """So much later if its sources move: each has sixteen places to go to, one every five seconds or
 six, three of which it waits to see itself blocked."""
+LEARNT_S = 40.0
+"""So long after a link has failed, what users lost by it is still among what is usual."""
 _VNFS = (
     "link-monitor",
     "rate-limiter",
@@ -121,7 +123,8 @@ def owed(document: Document) -> bool:
     image must be there before the first attack or fault, since nothing can be fetched over full
     links later, and must not be deleted for want of disk space. Sources that pulse and move are
     new ones with each pulse; those of an HTTP flood are answered as users are, so that it follows
-    from much else who is one; and nobody may block what is allowed.
+    from much else who is one; and nobody may block what is allowed. A weak attack, which fills no
+    host's own link, takes no more from users than a link that has failed just before.
     """
     network, hosts, faults = document["network"], document["hosts"], document.get("faults", ())
     attacks = [group for group in document["traffic"] if group["profile"] in ATTACKS]
@@ -138,6 +141,14 @@ def owed(document: Document) -> bool:
         return False
     settled = [g["start_s"] + SETTLED_S + MOVED_S * (g.get("adapt") == "move") for g in attacks]
     if any(each > document["duration_s"] for each in settled):
+        return False
+    most = sum(_most(group, place) for group in attacks for place in {*group["at"]})
+    failed = [f for f in faults if f["kind"] in ("link-down", "degrade")]
+    if most < min(host["bandwidth_mb_s"] for host in hosts) and any(
+        fault["at_s"] < group["start_s"] < fault["at_s"] + fault.get("for_s", 0.0) + LEARNT_S
+        for fault in failed
+        for group in attacks
+    ):
         return False
     able = {
         pop["name"]

@@ -105,7 +105,7 @@ class Drain(Configured, Capability):
             for effect, measure in instance.measures.items():
                 here[measure] = self._held(me, measure, effect)
         for effect, other in delegated.items():
-            if other.holder != me.name:
+            if other.holder != me.name and not type(effect).ends_with_asker:
                 name = f"{me.name}.{me.incarnation}/{effect}"
                 if name not in self._handed:
                     here[name] = OpenGoal(

@@ -12,7 +12,7 @@ from msgspec import Struct
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import Contract, ContractFulfilled, InstanceState, VnfInstance
-from phalanx.auction.outlook import Outlook
+from phalanx.auction.outlook import Gone, Outlook
 from phalanx.auction.paths import download_time_s
 from phalanx.auction.settings import Configured
 from phalanx.bdi.agent import Agent
@@ -35,7 +35,7 @@ from phalanx.domain.actions import (
     Transfer,
 )
 from phalanx.domain.actions import Outcome as ActionOutcome
-from phalanx.domain.goals import Predicate, want
+from phalanx.domain.goals import Predicate, avert, want
 from phalanx.domain.messages import AttackReport, CallForProposals, Fact, Message
 from phalanx.domain.predicates import OfEntity
 from phalanx.domain.vnf import InstanceId, Vnfd
@@ -44,6 +44,8 @@ RENEWALS = 3
 """Renewals within one lease: two may be lost."""
 
 
+UNASKED_S = 60.0
+"""What was made for agents that are gone stays for so long: others may ask for it as well."""
 OFTEN = 2
 """Calls for proposals after which a function is expected to be needed again."""
 
@@ -74,6 +76,8 @@ class VnfLifecycle(Configured, Capability):
         """How often each function was asked for."""
         self._tried: dict[str, float] = {}
         """When an image may be asked for again, in seconds."""
+        self._unasked: dict[Predicate, float] = {}
+        """Since when nobody is left who asked for what is made here."""
 
     @starts
     def begin(self, me: Agent) -> None:
@@ -111,8 +115,9 @@ class VnfLifecycle(Configured, Capability):
         if contract is None or contract.bid is None:
             raise PlanFailed("the contract is forgotten")
         call = contract.call
+        gone = {me.name, *me.capability(Outlook).out}
         for fact in call.context:
-            if fact.holder != me.name and me.beliefs.get(fact.predicate) is None:
+            if fact.holder not in gone and me.beliefs.get(fact.predicate) is None:
                 yield Believe(fact.predicate, fact.value, fact.holder, fact.mandate)
         instance = bidder.inventory.at_work(
             contract.conversation
@@ -279,8 +284,9 @@ class VnfLifecycle(Configured, Capability):
         me.call_at(me.now + self.settings.lease_s / RENEWALS, partial(self._round, me))
 
     def _round(self, me: Agent) -> None:
-        """Renew what is in use; end what has been idle for long."""
+        """Renew what is in use; end what has been idle, or made for who is gone, for long."""
         inventory = me.capability(Bidder).inventory
+        self._end_unasked(me)
         for instance in inventory:
             if instance.state is not InstanceState.IDLE:
                 instance.idle_since = None
@@ -292,6 +298,20 @@ class VnfLifecycle(Configured, Capability):
         if ids:
             me.perform(Renew(ids, self.settings.lease_s), partial(self._renewed, me))
         self._next_round(me)
+
+    def _end_unasked(self, me: Agent) -> None:
+        bidder, outlook = me.capability(Bidder), me.capability(Outlook)
+        made = [e for instance in bidder.inventory for e in instance.measures]
+        since, self._unasked = self._unasked, {}
+        for effect in made:
+            asked, cause = bidder.dependants.get(effect, {}), me.cause
+            if not type(effect).ends_with_asker or any(a in outlook.alive() for a in asked):
+                continue
+            self._unasked[effect] = since.get(effect, me.now)
+            if me.now - self._unasked[effect] >= UNASKED_S:
+                me.cause = next((b.event for a in asked if (b := me.beliefs.get(Gone(a)))), cause)
+                me.adopt(Adopt(avert(effect), TIDY_UP))
+                me.cause = cause
 
     def _renewed(self, me: Agent, outcome: ActionOutcome) -> Steps | None:
         if not isinstance(outcome, Renewed):

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.outlook import Missed, Outlook
+from phalanx.auction.outlook import Gone, Missed, Outlook
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, hears, perceives, recalls
+from phalanx.bdi.capability import Capability, hears, perceives, recalls, when
 from phalanx.bdi.goals import GoalInstance, GoalOutcome
 from phalanx.bdi.steps import Adopt, Steps
 from phalanx.coordination.failover import Failover, open_goals, own_goals
@@ -60,6 +60,15 @@ class Recovery(Capability):
     def missed(self, me: Agent, percept: Missed) -> Steps | None:  # noqa: ARG002  # says it all
         """Ask as well after having been taken for dead without ever being away."""
         return self._ask_all(me)
+
+    @when(Gone, None)
+    def others_back(self, me: Agent, gone: Gone) -> Steps | None:
+        """Ask also whom this agent took for dead: both may have been cut off from each other."""
+        if gone.agent in self._unheard:
+            return None
+        waits = bool(self._unheard)
+        self._unheard[gone.agent] = None
+        return None if waits else self._ask(me, ASKED)
 
     def _ask_all(self, me: Agent) -> Steps | None:
         alive = me.capability(Outlook).alive()

@@ -28,6 +28,8 @@ class Predicate(Struct, frozen=True, tag=True, cache_hash=True):
     """Whether agents at the tap are asked first, and all others only where none of them can."""
     travels: ClassVar[bool] = False
     """Whether a call for proposals carries such beliefs along to the winner."""
+    ends_with_asker: ClassVar[bool] = False
+    """Whether it is no more once all agents that asked for it are gone: only these take it back."""
     private: ClassVar[bool] = False
     """Whether no call for proposals tells other agents of it, even if an agent keeps it true."""
     classes: ClassVar[int] = 0

@@ -181,6 +181,7 @@ class ServiceTrouble(Predicate, frozen=True):
 class Replicated(Predicate, frozen=True):
     """A replica of the service at ``ip`` answers share ``part`` of ``parts`` of its sources."""
 
+    ends_with_asker: ClassVar[bool] = True
     ip: str
     part: int
     parts: int
@@ -190,6 +191,7 @@ class ScaledUp(Predicate, frozen=True):
     """The service at ``ip`` has more of its PoP's processors than of its own, ``step`` times."""
 
     at_tap: ClassVar[bool] = True
+    ends_with_asker: ClassVar[bool] = True
     ip: str
     step: int
 
@@ -198,6 +200,7 @@ class PlacedNear(Predicate, frozen=True):
     """A replica of the service at ``ip`` answers what enters the network at ``entry``, near it."""
 
     near_tap: ClassVar[bool] = True
+    ends_with_asker: ClassVar[bool] = True
     ip: str
     entry: PopId
 
@@ -205,6 +208,7 @@ class PlacedNear(Predicate, frozen=True):
 class Rerouted(Predicate, frozen=True):
     """What enters at ``entry`` towards ``ip`` takes another way, which is faster."""
 
+    ends_with_asker: ClassVar[bool] = True
     ip: str
     entry: PopId
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from msgspec import Struct, field
@@ -25,10 +26,12 @@ from phalanx.analytics.service_rules import (
 )
 from phalanx.analytics.signalling_rules import asked
 from phalanx.analytics.source_rules import REQUESTS_S, FlowAggregate, aggregate, request_floods
+from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
+from phalanx.auction.outlook import known_since
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, hears, perceives, plan, when
-from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.capability import Capability, hears, perceives, plan, starts, when
+from phalanx.bdi.goals import GoalInstance, GoalOutcome
 from phalanx.bdi.steps import (
     Achieve,
     Act,
@@ -235,6 +238,13 @@ class ServiceAnalyst(Capability):
     @plan(ServiceWatched)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
         """Read the metrics, beside flow samples, for as long as the goal stands."""
+        try:
+            yield from self._watch(me, goal)
+        except GeneratorExit:  # of an agent that died nothing is recorded any more
+            me.later(self._unwatched, me, goal)
+            raise
+
+    def _watch(self, me: Agent, goal: GoalInstance) -> Body:
         watched = goal.predicate_as(ServiceWatched)
         while True:
             instance = inventory_of(me).get(goal.instance)
@@ -257,6 +267,37 @@ class ServiceAnalyst(Capability):
                 yield Pause(UNREAD_S)
                 continue
             yield Perceive(sample)
+
+    @starts
+    def begin(self, me: Agent) -> None:
+        """Look after a restart whether what was asked for before it is still watched here."""
+        if known_since(me):
+            me.call_at(me.now + me.parameter(self, "detour_hold_s"), partial(self._unwatched, me))
+
+    def _unwatched(self, me: Agent, ended: GoalInstance | None = None) -> None:
+        """Have nothing done any more for services that are not watched here from now on.
+
+        Whoever watches one has done what it finds itself, and takes back no more than that.
+        """
+        ip = ""
+        if ended is not None:
+            ip = ended.predicate_as(ServiceWatched).ip
+            me.cause = ended.cause if ended.end is None else ended.end.event
+        goals = (goal.goal.predicate for goal in me.open_goals() if goal.instance)
+        watched = {of.ip for of in goals if isinstance(of, ServiceWatched)}
+
+        def idle(of: Predicate) -> bool:
+            about = ServiceTrouble | ScaledUp | Replicated | PlacedNear | Rerouted
+            return isinstance(of, about) and of.ip not in watched and ip in ("", of.ip)
+
+        for trouble in filter(idle, me.beliefs.matching(ServiceTrouble)):
+            me.do_step(Forget(trouble))
+        for goal in me.open_goals():  # what was made may be made anew, where who kept it is lost
+            if idle(goal.goal.predicate) and not goal.contract:
+                me.end_goal(goal, GoalOutcome.DROPPED, "the service is not watched here any more")
+        if not me.draining:  # else it stays for a while, for who watches from now on
+            for effect in filter(idle, list(me.capability(Auctioneer).delegated)):
+                me.adopt(Adopt(avert(effect), TIDY_UP))
 
     @perceives(ServiceSample)
     def revise(self, me: Agent, sample: ServiceSample) -> Steps:
