@@ -86,7 +86,7 @@ def test_who_asks_for_far_too_much_is_blocked_though_no_metric_of_the_service_is
     result = service(traffic=[users(), asking(6, 2, 20)])
     named = {source for _, sources in filters(result) for source in sources}
     assert named == {f"10.2.0.{number}" for number in range(1, 7)}
-    assert min(shares(result, since=30)) > 0.9
+    assert min(shares(result, since=33)) > 0.9
 
 
 def test_who_asks_for_much_is_left_alone_while_all_are_served_or_others_are_to_blame() -> None:

@@ -28,9 +28,16 @@ from phalanx.analytics.signalling_rules import asked
 from phalanx.analytics.source_rules import REQUESTS_S, FlowAggregate, aggregate, request_floods
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.outlook import known_since
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, hears, perceives, plan, starts, when
+from phalanx.bdi.capability import (
+    Capability,
+    hears,
+    perceives,
+    plan,
+    recalls,
+    remembers,
+    when,
+)
 from phalanx.bdi.goals import GoalInstance, GoalOutcome
 from phalanx.bdi.steps import (
     Achieve,
@@ -201,6 +208,19 @@ class _Service(Struct):
                 self.busy[one.source] = known + (rate - known) * BUSY_WEIGHT
 
 
+class MadeMemory(Struct, frozen=True):
+    """What was asked for, for the service at ``ip``."""
+
+    made: Predicate
+    ip: str
+
+
+class AnalystMemory(Struct, frozen=True):
+    """All of it."""
+
+    made: tuple[MadeMemory, ...]
+
+
 def _of(*kinds: str) -> Callable[[Agent, GoalInstance], bool]:
     return lambda _, goal: getattr(goal.goal.predicate, "kind", None) in kinds
 
@@ -234,6 +254,8 @@ class ServiceAnalyst(Capability):
         self._services: dict[str, _Service] = {}
         self._attacked: dict[str, float] = {}
         """When each address was last reported to be attacked."""
+        self._made: dict[Predicate, str] = {}
+        """What was asked for, by the address of the service that it is made for."""
 
     @plan(ServiceWatched)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -268,36 +290,44 @@ class ServiceAnalyst(Capability):
                 continue
             yield Perceive(sample)
 
-    @starts
-    def begin(self, me: Agent) -> None:
-        """Look after a restart whether what was asked for before it is still watched here."""
-        if known_since(me):
-            me.call_at(me.now + me.parameter(self, "detour_hold_s"), partial(self._unwatched, me))
-
     def _unwatched(self, me: Agent, ended: GoalInstance | None = None) -> None:
         """Have nothing done any more for services that are not watched here from now on.
 
         Whoever watches one has done what it finds itself, and takes back no more than that.
         """
-        ip = ""
         if ended is not None:
-            ip = ended.predicate_as(ServiceWatched).ip
             me.cause = ended.cause if ended.end is None else ended.end.event
         goals = (goal.goal.predicate for goal in me.open_goals() if goal.instance)
         watched = {of.ip for of in goals if isinstance(of, ServiceWatched)}
 
         def idle(of: Predicate) -> bool:
-            about = ServiceTrouble | ScaledUp | Replicated | PlacedNear | Rerouted
-            return isinstance(of, about) and of.ip not in watched and ip in ("", of.ip)
+            ip = self._made.get(of)
+            if isinstance(of, ServiceTrouble) and _relieved(of):
+                ip = of.ip
+            return ip is not None and ip not in watched
 
         for trouble in filter(idle, me.beliefs.matching(ServiceTrouble)):
             me.do_step(Forget(trouble))
         for goal in me.open_goals():  # what was made may be made anew, where who kept it is lost
             if idle(goal.goal.predicate) and not goal.contract:
                 me.end_goal(goal, GoalOutcome.DROPPED, "the service is not watched here any more")
-        if not me.draining:  # else it stays for a while, for who watches from now on
-            for effect in filter(idle, list(me.capability(Auctioneer).delegated)):
-                me.adopt(Adopt(avert(effect), TIDY_UP))
+        for made in filter(idle, list(self._made)) if not me.draining else ():  # for who is next
+            del self._made[made]
+            if made in me.capability(Auctioneer).delegated:
+                me.adopt(Adopt(avert(made), TIDY_UP))
+
+    @remembers(AnalystMemory)
+    def remember(self, me: Agent) -> AnalystMemory | None:  # noqa: ARG002  # all is its own
+        """Return what was made for services."""
+        made = tuple(MadeMemory(made, ip) for made, ip in self._made.items())
+        return AnalystMemory(made) if made else None
+
+    @recalls
+    def recall(self, me: Agent, part: AnalystMemory | None, shift: float) -> None:  # noqa: ARG002
+        """Look after a while whether the services are watched here again."""
+        if part is not None:
+            self._made = {each.made: each.ip for each in part.made}
+            me.call_at(me.now + me.parameter(self, "detour_hold_s"), partial(self._unwatched, me))
 
     @perceives(ServiceSample)
     def revise(self, me: Agent, sample: ServiceSample) -> Steps:
@@ -387,7 +417,7 @@ class ServiceAnalyst(Capability):
         mb_s = HEADROOM * max(seen.received(trouble.ip)[-1:], default=0.0) / 2
         larger = ScaledUp(trouble.ip, 1 + len(self._in_force(me, ScaledUp, trouble.ip)))
         if _offered(me, larger):
-            enlarged = yield Achieve(_sought(seen.at, larger, mb_s))
+            enlarged = yield Achieve(self._sought(trouble, seen.at, larger, mb_s))
             if enlarged.achieved:
                 yield from self._await_end(me, trouble)
                 return
@@ -513,7 +543,7 @@ class ServiceAnalyst(Capability):
 
     def _take_over(self, seen: _Service, trouble: ServiceTrouble, most_mb_s: float) -> Part:
         wanted = Replicated(trouble.ip, 0, 1)
-        end = yield Achieve(_sought(seen.at, wanted, HEADROOM * most_mb_s))
+        end = yield Achieve(self._sought(trouble, seen.at, wanted, HEADROOM * most_mb_s))
         if end.achieved:
             return
         reason = f"{wanted}: {end.reason or end.outcome.value}"
@@ -552,10 +582,14 @@ class ServiceAnalyst(Capability):
 
     def _have(self, me: Agent, trouble: ServiceTrouble, wanted: Predicate, mb_s: float) -> Part:
         """Have an agent see to it."""
-        end = yield Achieve(_sought(trouble.entry or me.pop or "", wanted, mb_s))
+        end = yield Achieve(self._sought(trouble, trouble.entry or me.pop or "", wanted, mb_s))
         if not end.achieved:
             raise PlanFailed(f"{wanted}: {end.reason or end.outcome.value}")
         yield from self._await_end(me, trouble)
+
+    def _sought(self, of: ServiceTrouble, tap: PopId, wanted: Predicate, mb_s: float) -> Adopt:
+        self._made[wanted] = of.ip
+        return Adopt(want(wanted), FIND_OUT, traffic_mb_s=mb_s, tap=tap)
 
     def _await_end(self, me: Agent, trouble: ServiceTrouble) -> Part:
         """Measure whether what was done has helped.
@@ -600,10 +634,6 @@ def _offered(me: Agent, wanted: Predicate) -> bool:
     """Whether a function of the repository achieves it."""
     catalogue = me.capability(Bidder).settings.catalogue
     return any(function.name in catalogue for function in me.library.achievers(want(wanted)))
-
-
-def _sought(tap: PopId, wanted: Predicate, mb_s: float) -> Adopt:
-    return Adopt(want(wanted), FIND_OUT, traffic_mb_s=mb_s, tap=tap)
 
 
 def _relieved(trouble: ServiceTrouble) -> bool:

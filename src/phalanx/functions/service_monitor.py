@@ -73,6 +73,8 @@ FEW_ASKED = 16
 FEW_SENT = 4
 """One forged address of many sends not more packets in a look."""
 FEW_LOOKS = 2
+GOES_ON_S = 2.0
+"""Who asks for far too much is a flood once it has done so for so long."""
 RECENT_S = 1.0
 """So many looks, and all of the last second, are judged together as well, beside the last one and
 all that are kept."""
@@ -135,6 +137,8 @@ class _Target(Struct):
     """Since when that is a larger share than ever, in seconds: a link that they share is full."""
     heard: float = -1e9
     """When it was seen to answer last."""
+    asking: dict[str, float] = field(default_factory=dict)
+    """Since when sources ask it for far more than a user does, look after look."""
     swarmed: float = -1e9
     """When strangers were seen last: those that come soon after are more of them."""
 
@@ -371,7 +375,8 @@ class ServiceMonitor(Capability):
     def _asking(self, me: Agent, records: FlowRecords, seconds: float) -> list[Finding]:
         """Return who asks for far more than a user does, while users suffer, and did not before.
 
-        They are answered as users are, so they have to take much of what passes as well.
+        They are answered as users are, so they have to take much of what passes as well, and to
+        go on: users who got nothing for a while ask for all of that once they can.
         """
         sent = _sent(records.flows, seconds)
         hurt = {target for target in sent if self._hurt(me, self._target(target))}
@@ -381,13 +386,19 @@ class ServiceMonitor(Capability):
             usual = SERVED * self._target(f.target).served.get(f.source or "", 0.0)
             if sent[f.target][f.source or ""] > usual:
                 found[f.target].append(f)
+        for target, known in self._targets.items():
+            asking = {f.source or "": me.now for f in found[target]}
+            known.asking = {s: known.asking.get(s, now) for s, now in asking.items()}
         all_kb_s = sum(sum(of.values()) for of in sent.values())
         much = (
             floods
             for target, floods in found.items()
             if sum(sent[target][f.source or ""] for f in floods) >= CROWDED * all_kb_s
         )
-        return [f for floods in much for f in floods]
+        long = me.now - GOES_ON_S
+        return [
+            f for of in much for f in of if self._target(f.target).asking[f.source or ""] <= long
+        ]
 
     def _convicted(
         self, me: Agent, records: FlowRecords, seconds: float, findings: list[Finding]
