@@ -388,7 +388,7 @@ class Fluid:
         weight = 1.0 - np.exp(-dt / np.maximum(4.0 * rtt, _SMOOTHING_S))
         last = self.sending[rows]
         adjusted = np.minimum(last + (aim - last) * weight, wanted)  # nothing else to send
-        first = np.minimum(wanted, first_mb_s(rtt))
+        first = np.minimum(self.demand[rows], first_mb_s(rtt))  # nothing is to be sent again yet
         return np.asarray(np.where(self._started[rows], adjusted, first))
 
     def _paced(self, rows: Indices) -> Floats:
