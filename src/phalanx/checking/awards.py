@@ -22,6 +22,8 @@ KEPT = 1000
 """So many of the latest auctions are remembered, besides those with a contract."""
 CALM_S = 1.0
 """So long after a change all agents know of it."""
+ANSWERED_S = 0.5
+"""A winner that is asked answers within so long; then the next pause begins."""
 ROUNDED = 2e-6
 """Most by which a figure of a bid may differ: the log has six digits."""
 
@@ -543,9 +545,8 @@ class AuctionRules(RuleGroup):
     def _works_no_more(self, auction: str, now: float) -> None:
         since, pause = self._at_work.pop(auction, None), self.run.timing("probe_s")
         if since is not None and pause is not None:
-            turns = (now - since) / pause
-            self._asked[0] += 1 + max(0.0, turns // 1 - 1)
-            self._asked[1] += 2 + turns // 1
+            self._asked[0] += 1 + max(0.0, (now - since) // (pause + ANSWERED_S) - 1)
+            self._asked[1] += 2 + (now - since) // pause
 
     def on_run_ended(self, event: Event) -> None:
         """Compare how often winners were asked with how long they worked."""

@@ -19,6 +19,8 @@ from phalanx.domain.events import Event
 
 WATCHING = ("/link-monitor", "/service-monitor", "/service-analyst", "/edge-filter")
 """VNFs that may be there for as long as a service is watched."""
+RELIEVING = ("/service-replica", "/service-scaler", ":replicated(", ":scaledUp(")
+"""What takes load from a service."""
 FILTERS = ("attackFiltered(", "flowRateLimited(")
 """Effects that name whom they block."""
 MANY_EVENTS = 200_000
@@ -100,9 +102,11 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
     # A limit below what users want has something to hold back until it is reviewed.
     rate_mb_s = document.get("parameters", {}).get("ip_rate_mb_s", 2.0)
     low = max(wanted.values(), default=0.0) > rate_mb_s
+    # Nothing that is only observed makes a service's load lighter, by which it is given back.
+    stays = RELIEVING if document.get("mode") == "observe" else ()
     for lease in next(e.data["leases"] for e in reversed(events) if e.kind == "run.ended"):
         limits = "/rate-limiter" in lease or "RateLimited(" in lease
-        if not (lease.endswith(WATCHING) or (low and limits)):
+        if not (lease.endswith(WATCHING) or (low and limits) or any(x in lease for x in stays)):
             yield Failure("rest", f"{lease} is held long after all is over")
     for agent, belief in _believed(events, ("underAttack(", "threat(")):
         yield Failure("rest", f"{agent} believes in {belief} long after all is over")

@@ -57,7 +57,8 @@ class MeasureRules(RuleGroup):
         self._down: dict[str, float] = {}
         self._distrusted: set[str] = set()
         """Agents that were ever refused: the network does not renew what such an agent holds."""
-        """When the last life of an agent ended that did not go on."""
+        self._new: set[str] = set()
+        """Agents that nobody has verified yet: for long it does not either."""
         self._jobs: dict[str, str] = {}
         """By contract that is open, of an agent: the instance that works for it."""
         self._far: set[tuple[str, str]] = set()
@@ -264,8 +265,13 @@ class MeasureRules(RuleGroup):
         """Let it renew what it remembers."""
         self._due.pop(event.agent, None)
 
+    def on_trust_enrolled(self, event: Event) -> None:
+        """Note an agent that is still to be verified."""
+        self._new.add(event.data["agent"])
+
     def on_trust_changed(self, event: Event) -> None:
         """Note whether the network still serves an agent."""
+        self._new.discard(event.data["agent"])
         if event.data["standing"] in ("silent", "quarantined"):
             self._distrusted.add(event.data["agent"])
             self.run.quiet = max(self.run.quiet, event.time)  # nobody hears how its PoP is
@@ -276,7 +282,7 @@ class MeasureRules(RuleGroup):
         if data["what"] != "instance" or not self.run.one_clock or self.run.skewed:
             return
         agent = owner(data["name"])
-        if agent not in self._down and agent not in self._distrusted:
+        if agent not in self._down.keys() | self._distrusted | self._new:
             self.broken("leases", event, f"the lease of {data['name']} ends while {agent} lives")
 
 
