@@ -21,6 +21,10 @@ WATCHING = ("/link-monitor", "/service-monitor", "/service-analyst", "/edge-filt
 """VNFs that may be there for as long as a service is watched."""
 RELIEVING = ("/service-replica", "/service-scaler", ":replicated(", ":scaledUp(")
 """What takes load from a service."""
+SEARCHING = ("/anomaly-detector", "/classifier", "/load-balancer", ":splitTraffic")
+"""What works for the search of the published strategy."""
+FETCHED_S = 20.0
+"""Images that take longer than this over the narrowest link make that search a long one."""
 FILTERS = ("attackFiltered(", "flowRateLimited(")
 """Effects that name whom they block."""
 MANY_EVENTS = 200_000
@@ -103,7 +107,11 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
     rate_mb_s = document.get("parameters", {}).get("ip_rate_mb_s", 2.0)
     low = max(wanted.values(), default=0.0) > rate_mb_s
     # Nothing that is only observed makes a service's load lighter, by which it is given back.
-    stays = RELIEVING if document.get("mode") == "observe" else ()
+    stays: tuple[str, ...] = RELIEVING if document.get("mode") == "observe" else ()
+    if document["strategy"] == "published":  # each step of its search may fetch an image
+        images = sum(each.get("image_mb", 0) for each in document["functions"].values())
+        slowest = min((k["bandwidth_mb_s"] for k in document["network"]["links"]), default=1e9)
+        stays += SEARCHING if images / slowest > FETCHED_S else ()
     for lease in next(e.data["leases"] for e in reversed(events) if e.kind == "run.ended"):
         limits = "/rate-limiter" in lease or "RateLimited(" in lease
         if not (lease.endswith(WATCHING) or (low and limits) or any(x in lease for x in stays)):
