@@ -18,7 +18,18 @@ from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import HostLimitsSpec, Scenario, ShapeSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
 from tests.nightly import sample
-from tests.system.rings import POPS, PREFERENCES, SERVER, attack, crash, of, pop, ring, users
+from tests.system.rings import (
+    POPS,
+    PREFERENCES,
+    SERVER,
+    attack,
+    crash,
+    document,
+    of,
+    pop,
+    ring,
+    users,
+)
 
 START_S, END_S = 10.0, 130.0
 
@@ -87,6 +98,18 @@ def test_who_asks_for_far_too_much_is_blocked_though_no_metric_of_the_service_is
     named = {source for _, sources in filters(result) for source in sources}
     assert named == {f"10.2.0.{number}" for number in range(1, 7)}
     assert min(shares(result, since=33)) > 0.9
+
+
+def test_who_asks_for_far_too_much_is_blocked_beside_another_host_of_the_same_agent() -> None:
+    bank = {"name": "bank", "at": "south", "address": "10.0.0.11", "bandwidth_mb_s": 6}
+    watch = {"link": "south>bank", "at": "south", "threshold_mb_s": 5}
+    plan = document()
+    hosts, monitors = [*plan["hosts"], bank], [*plan["monitors"], watch]
+    others = users(name="others", target="bank")
+    traffic = [users(), others, asking(6, 2, 20)]
+    result = service(hosts=hosts, monitors=monitors, traffic=traffic)
+    named = {source for _, sources in filters(result) for source in sources}
+    assert named == {f"10.3.0.{number}" for number in range(1, 7)}
 
 
 def test_who_asks_for_much_is_left_alone_while_all_are_served_or_others_are_to_blame() -> None:

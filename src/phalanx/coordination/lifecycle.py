@@ -305,7 +305,7 @@ class VnfLifecycle(Configured, Capability):
         since, self._unasked = self._unasked, {}
         for effect in made:
             asked, cause = bidder.dependants.get(effect, {}), me.cause
-            if not type(effect).ends_with_asker or any(a in outlook.alive() for a in asked):
+            if not type(effect).ends_with_asker or asked.keys() - outlook.out:
                 continue
             self._unasked[effect] = since.get(effect, me.now)
             if me.now - self._unasked[effect] >= UNASKED_S:

@@ -269,7 +269,7 @@ class ServiceMonitor(Capability):
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
         findings = self._harmful(me, seen, findings, records, whole_s, sample)
-        findings += self._asking(me, records, whole_s)
+        findings += self._asking(me, seen, records, whole_s)
         convicted = self._convicted(me, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
@@ -372,7 +372,9 @@ class ServiceMonitor(Capability):
 
         return list(filter(harms, findings))
 
-    def _asking(self, me: Agent, records: FlowRecords, seconds: float) -> list[Finding]:
+    def _asking(
+        self, me: Agent, seen: _Link, records: FlowRecords, seconds: float
+    ) -> list[Finding]:
         """Return who asks for far more than a user does, while users suffer, and did not before.
 
         They are answered as users are, so they have to take much of what passes as well, and to
@@ -386,9 +388,9 @@ class ServiceMonitor(Capability):
             usual = SERVED * self._target(f.target).served.get(f.source or "", 0.0)
             if sent[f.target][f.source or ""] > usual:
                 found[f.target].append(f)
-        for target, known in self._targets.items():
-            asking = {f.source or "": me.now for f in found[target]}
-            known.asking = {s: known.asking.get(s, now) for s, now in asking.items()}
+        for target in {**seen.targets, **sent}:
+            known, sources = self._target(target), [f.source or "" for f in found[target]]
+            known.asking = {source: known.asking.get(source, me.now) for source in sources}
         all_kb_s = sum(sum(of.values()) for of in sent.values())
         much = (
             floods
