@@ -255,7 +255,6 @@ WATCHER_AWAY = (
     (CROWD, FaultSpec(60, "crash", agent="south", for_s=20)),
     (DETOUR, FaultSpec(95, "crash", agent="south", for_s=3)),
     (DETOUR, FaultSpec(60, "partition", groups=(("north",), ("east", "south", "west")), for_s=30)),
-    (UP, FaultSpec(95, "drain", agent="south")),
 )
 
 

@@ -311,7 +311,7 @@ class ServiceAnalyst(Capability):
         for goal in me.open_goals():  # what was made may be made anew, where who kept it is lost
             if idle(goal.goal.predicate) and not goal.contract:
                 me.end_goal(goal, GoalOutcome.DROPPED, "the service is not watched here any more")
-        for made in filter(idle, list(self._made)) if not me.draining else ():  # for who is next
+        for made in filter(idle, list(self._made)) if not me.draining else ():  # it stays else
             del self._made[made]
             if made in me.capability(Auctioneer).delegated:
                 me.adopt(Adopt(avert(made), TIDY_UP))
