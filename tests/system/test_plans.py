@@ -78,7 +78,7 @@ def test_one_that_is_ended_tells_of_its_plans_and_leaves_no_process(number):
         run.send_signal(number)
         told = run.stdout.read()
     assert run.returncode in (0, 1)
-    assert "for liveness, from plan" in told
+    assert ", from plan " in told
     assert not any(Path("/proc", worker).exists() for worker in workers)
 
 

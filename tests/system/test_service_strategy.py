@@ -80,6 +80,18 @@ def test_a_feed_that_crowds_users_is_blocked_and_so_is_one_of_very_many_packets(
     assert [sources for _, sources in filters(result)] == [["10.3.0.1"]]
 
 
+@pytest.mark.parametrize(("start_s", "mb_s"), [(26, 0.75), (34, 0.9)])
+def test_others_who_come_soon_after_an_attack_are_blocked_though_they_do_less(start_s, mb_s):
+    """They take 9 % and 22 %: no breach at other times, since users want less now and then."""
+    swarm = {"profile": "udp-fragments", "count": 3}
+    first = attack(20, 42, **swarm, at=["north"], demand_mb_s=1.5)
+    others = attack(start_s, **swarm, name="others", demand_mb_s=mb_s)
+    plan = ring(strategy="service", duration_s=150, traffic=[users(), first, others])
+    host = replace(plan.hosts[0], limits=HostLimitsSpec(packets_s=4000))
+    result = run_scenario(replace(plan, hosts=[host]))
+    assert min(shares(result, since=start_s + 20.0)) > 0.95
+
+
 def test_users_who_come_and_ask_for_little_take_nothing_from_those_who_are_there() -> None:
     readers = users(name="readers", count=20, demand_mb_s=0.01, start_s=40)
     viewers = users(name="viewers", profile="video", count=4, demand_mb_s=0.2)

@@ -40,7 +40,8 @@ from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
 ATTACK = "attack"
 """Conversation of the reports."""
 BREACHED, RESTORED = 0.7, 0.9
-"""Shares of the usual goodput below which a service is breached, and above which it is back."""
+"""Shares of the usual goodput below which a service is breached, and above which it is back. Soon
+after an attack the second one is that for both."""
 USUAL_LOOKS = 20
 """Looks whose median is what is usual: a flood that is served does not change it in a few."""
 LEARNED = 5
@@ -113,7 +114,7 @@ class _Target(Struct):
     """Since when they get less in the middle of several looks: one good look is chance."""
     since: float | None = None
     """When the present attack was first seen, in seconds; None: there is none."""
-    attacked: float = 0.0
+    attacked: float = -1e9
     """When it was seen last."""
     began: float = 0.0
     """When the first of its pulses was seen."""
@@ -140,7 +141,8 @@ class _Target(Struct):
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
     swarmed: float = -1e9
-    """When strangers were seen last: those that come soon after are more of them."""
+    """When strangers, or one-way UDP that does harm, were seen last: those that come soon after are
+    more of them."""
 
 
 class _Link(Struct):
@@ -416,6 +418,9 @@ class ServiceMonitor(Capability):
             key = flow.source, flow.target
             if key in self._offenders and key not in convicted and _got_nothing(flow):
                 convicted[key] = None
+        for f in findings:
+            if f.kind in ONE_WAY:
+                self._target(f.target).swarmed = me.now
         convicted |= self._strangers(me, records, seconds, convicted)
         self._remember(me, convicted)
         return convicted
@@ -556,11 +561,15 @@ class ServiceMonitor(Capability):
             each_kb_s = sum(now.values()) / max(1, len(now))
             kept = [kb_s / known.served[s] for s, kb_s in now.items() if known.served.get(s)]
             # Who comes or goes changes the mean, and takes nothing from those who stay.
-            less = len(kept) < FEW_KNOWN or median(kept) < BREACHED
+            # Who was attacked just now is attacked again: by others, who do less.
+            least = RESTORED if me.now - known.attacked <= PULSES_S else BREACHED
+            less = len(kept) < FEW_KNOWN or median(kept) < least
             explained = target in attacked
-            fell = each_kb_s < BREACHED * median(known.usual or (0.0,))
+            fell = each_kb_s < least * median(known.usual or (0.0,))
             self._part(me, known, kept, explained=explained)
-            yield from self._breach(me, target, known, each_kb_s, less=less, explained=explained)
+            yield from self._breach(
+                me, target, known, each_kb_s, less=less and fell, explained=explained
+            )
             if known.suffers is None and known.cut is None and not fell and not explained:
                 _learn(known.familiar, {} if seen.full else sent.get(target, {}))
                 _learn(known.served, now)
@@ -592,11 +601,11 @@ class ServiceMonitor(Capability):
 
         While it is not known why, agents where traffic enters are asked to look, ever more rarely.
         What stays like that for long without an attack is usual from then on. ``less``: whether
-        those who were served before get less than they did.
+        users get less than usual, and those who were served before than they did.
         """
         breached = ServiceBreached(target)
         usual_kb_s = median(known.usual or (0.0,))
-        known.low = known.low + 1 if less and each_kb_s < BREACHED * usual_kb_s else 0
+        known.low = known.low + 1 if less else 0
         known.fallen = me.now if known.low == 1 else known.fallen
         known.lately.append(each_kb_s)
         # An attack may begin before it is known well what is usual: then more looks have to agree.
