@@ -195,17 +195,26 @@ def test_a_flood_that_fills_a_link_upstream_is_found() -> None:
     assert min(shares(narrow_east(traffic=[users(at=["east"]), flood]))) > 0.9
 
 
-def beside_a_swarm(count: int, demand_mb_s: float) -> RunResult:
+def beside_a_swarm(count: int, demand_mb_s: float, profile: str = "udp-flood") -> RunResult:
     """Run clients that come with a swarm, behind the link that it fills, and stay after it."""
     more = {"at": ["east"], "start_s": 25, "count": 20, "demand_mb_s": 0.002}
     clients = users(name="clients", profile="dns", port=53, **more)
-    swarm = {"count": count, "demand_mb_s": demand_mb_s, "profile": "udp-flood"}
+    swarm = {"count": count, "demand_mb_s": demand_mb_s, "profile": profile}
     return narrow_east(traffic=[users(), clients, attack(24, 60, at=["east"], **swarm)])
 
 
 def test_clients_that_come_with_a_swarm_and_send_much_less_are_none_of_it() -> None:
     named = {s for _, sources in filters(beside_a_swarm(250, 0.2)) for s in sources}
     assert named == {f"10.3.0.{n}" for n in range(1, 251)}
+
+
+@pytest.mark.parametrize(("count", "demand_mb_s"), [(800, 0.03), (3000, 0.02)])
+def test_clients_that_come_with_a_swarm_of_resets_are_none_of_it(count, demand_mb_s) -> None:
+    """Some 40 or 7 packets/s of each source pass the link that they fill."""
+    result = beside_a_swarm(count, demand_mb_s, "rst-flood")
+    named = {s for _, sources in filters(result) for s in sources}
+    assert named == {f"10.3.{n // 256}.{n % 256}" for n in range(1, count + 1)}
+    assert min(shares(result, since=34)) > 0.9
 
 
 def test_clients_that_were_taken_for_part_of_a_swarm_are_let_in_after_it() -> None:

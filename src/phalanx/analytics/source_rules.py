@@ -6,7 +6,7 @@ The assumptions are told in ``fixed_rules``, which uses these rules.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import erfc, exp, sqrt
+from math import erfc, exp, inf, sqrt
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -290,14 +290,16 @@ ASKS = 0.05
 """A source that asks for connections with a larger share of its packets is judged by those."""
 
 
-def in_vain(one: FlowAggregate, sampling: int = 1) -> bool:
+def in_vain(one: FlowAggregate, sampling: int = 1, few: float = inf) -> bool:
     """Whether a source of TCP or ICMP certainly gets no service for what it sends, however little.
 
     Nobody is served by echoes, nor by packets of no connection: they get resets, or nothing.
-    Counts are scaled up from samples of 1 packet in ``sampling``.
+    Counts are scaled up from samples of 1 packet in ``sampling``. Of more than a ``few`` packets it
+    is enough that none was answered.
     """
     asks = one.established or one.answered or one.syn > ASKS * one.packets
-    served = wilson((one.replies - one.resets) / sampling, one.packets / sampling)[1] >= REPLIED
+    replies, packets = max(0, one.replies - one.resets) / sampling, one.packets / sampling
+    served = wilson(replies, packets)[1] >= REPLIED and (replies or packets <= few)
     return one.protocol == "icmp" or not (asks or served)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Container, Iterable, Mapping
 from functools import partial
+from math import inf
 from statistics import median
 from typing import ClassVar
 
@@ -195,8 +196,10 @@ class ServiceMonitor(Capability):
     def heard_report(self, me: Agent, message: Message) -> None:
         """Remember whom others report, in case of watching for them: the beginning is not seen."""
         report = message.content_as(AttackReport)
-        if report.target not in self._targets:
+        watched = any(report.target in link.targets for link in self._links.values())
+        if report.sources and not watched:
             self._remember(me, [(source, report.target) for source in report.sources])
+            self._target(report.target).attacked = me.now
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -272,7 +275,7 @@ class ServiceMonitor(Capability):
         seen.slow = []
         findings = self._harmful(me, seen, findings, records, whole_s, sample)
         findings += self._asking(me, seen, records, whole_s)
-        convicted = self._convicted(me, records, whole_s, findings)
+        convicted = self._convicted(me, seen, records, whole_s, findings)
         pairs = yield from not_allowed(me, convicted)
         spared = {target for _, target in convicted} - {target for _, target in pairs}
         convicted = {pair: convicted[pair] for pair in pairs}
@@ -405,7 +408,12 @@ class ServiceMonitor(Capability):
         ]
 
     def _convicted(
-        self, me: Agent, records: FlowRecords, seconds: float, findings: list[Finding]
+        self,
+        me: Agent,
+        seen: _Link,
+        records: FlowRecords,
+        seconds: float,
+        findings: list[Finding],
     ) -> dict[tuple[str, str], Finding | None]:
         """Return (source, target) of what attacks, with its finding; None: it is remembered.
 
@@ -418,10 +426,12 @@ class ServiceMonitor(Capability):
             key = flow.source, flow.target
             if key in self._offenders and key not in convicted and _got_nothing(flow):
                 convicted[key] = None
+                if flow.protocol == "udp":
+                    self._target(flow.target).swarmed = me.now
         for f in findings:
             if f.kind in ONE_WAY:
                 self._target(f.target).swarmed = me.now
-        convicted |= self._strangers(me, records, seconds, convicted)
+        convicted |= self._strangers(me, seen, records, seconds, convicted)
         self._remember(me, convicted)
         return convicted
 
@@ -434,7 +444,12 @@ class ServiceMonitor(Capability):
             self._offenders = {key: t for t, key in kept[-MANY_FLOWS:]}
 
     def _strangers(
-        self, me: Agent, records: FlowRecords, seconds: float, convicted: Container[tuple[str, str]]
+        self,
+        me: Agent,
+        seen: _Link,
+        records: FlowRecords,
+        seconds: float,
+        convicted: Container[tuple[str, str]],
     ) -> dict[tuple[str, str], Finding]:
         """Return sources that nobody serves, which came with a breach that they explain.
 
@@ -445,21 +460,23 @@ class ServiceMonitor(Capability):
         """
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         found: dict[tuple[str, str], Finding] = {}
-        for seen in records.flows:
-            if seen.replies > seen.resets:
-                self._target(seen.target).heard = me.now
+        for flow in records.flows:
+            if flow.replies > flow.resets:
+                self._target(flow.target).heard = me.now
         knowns = self._targets.items()  # a flood may leave nobody an answer
         heard = {target for target, each in knowns if me.now - each.heard < REPLIED_S}
-        unserved = _unserved(records, heard)
+        looks = [flow for _, look in seen.looks for flow in look.flows]
+        hurt = {target for target, each in knowns if self._hurt(me, each)}
+        unserved = _unserved(records, looks, heard, hurt)
         kinds = {(flow.source, flow.target): source_rules.connectionless(flow) for flow in unserved}
         every, steady = _sent(unserved, seconds), _sent(unserved, seconds, FEW_SENT)
         vain = [flow for flow in unserved if flow.protocol != "udp" and flow.packets > FEW_SENT]
         packets = Counter[str]()
-        for flow in vain:
-            packets[flow.target] += flow.packets
+        for one in vain:
+            packets[one.target] += one.packets
         for target in every:
             known, many = self._target(target), steady.get(target, {})
-            sent = every[target] if self._hurt(me, known) else many
+            sent = every[target] if target in hurt else many
             if sent is many and me.now - known.swarmed >= me.parameter(self, "calm_s"):
                 if packets[target] < source_rules.UNANSWERED_S * seconds:
                     continue
@@ -472,16 +489,22 @@ class ServiceMonitor(Capability):
                 and many.get(source, 0.0) > SERVED * known.served.get(source, -1.0)
                 and (source, target) not in convicted
             }
-            least_kb_s = PART * sum(crowd.values()) / max(1, len(crowd))
-            crowd = {source: kb_s for source, kb_s in crowd.items() if kb_s > least_kb_s}
-            share = sum(crowd.values()) / all_kb_s if crowd else 0.0
-            if share >= CROWDED:
+            # Of a client that waits for its first answer others do not make one of a swarm.
+            for one_way in (True, False):
+                some = {
+                    s: at for s, at in crowd.items() if one_way == (kinds[s, target] in ONE_WAY)
+                }
+                least_kb_s = PART * sum(some.values()) / max(1, len(some))
+                some = {source: kb_s for source, kb_s in some.items() if kb_s > least_kb_s}
+                share = sum(some.values()) / all_kb_s if some else 0.0
+                if share < CROWDED:
+                    continue
                 known.swarmed = me.now
-                evidence = {"sources": len(crowd), "share": round(share, 6)}
-                reason = f"one of {len(crowd)} sources that nobody serves and that take much"
-                for source in crowd:
+                evidence = {"sources": len(some), "share": round(share, 6)}
+                why = f"one of {len(some)} sources that nobody serves and that take much"
+                for source in some:
                     kind = kinds[source, target]
-                    found[source, target] = Finding(kind, target, source, share, reason, evidence)
+                    found[source, target] = Finding(kind, target, source, share, why, evidence)
         return found
 
     def _attacked(
@@ -571,7 +594,9 @@ class ServiceMonitor(Capability):
                 me, target, known, each_kb_s, less=less and fell, explained=explained
             )
             if known.suffers is None and known.cut is None and not fell and not explained:
-                _learn(known.familiar, {} if seen.full else sent.get(target, {}))
+                # Who comes to watch in the middle of an attack takes nothing for familiar yet.
+                new = me.now - known.attacked <= PULSES_S and len(known.usual) < LEARNED
+                _learn(known.familiar, {} if seen.full or new else sent.get(target, {}))
                 _learn(known.served, now)
             else:  # who comes during an attack, and is answered, is none of its strangers
                 _learn(known.served, {s: kb_s for s, kb_s in now.items() if s in clients[target]})
@@ -655,16 +680,25 @@ def _sent(
 
 
 def _unserved(
-    records: FlowRecords, heard: Container[str]
+    records: FlowRecords, looks: Iterable[FlowStats], heard: Container[str], hurt: Container[str]
 ) -> list[FlowStats | source_rules.FlowAggregate]:
     """Return UDP that nobody answers, and what is sent in vain over other protocols.
 
-    The answers of a target that was not ``heard`` may take another way.
+    Few packets without an answer are chance, unless all kept ``looks`` have more of them; fewer do
+    where users are ``hurt``. The answers of a target that was not ``heard`` may take another way.
     """
     sampling = max([flow.sampling for flow in records.flows], default=1)
     others = source_rules.aggregate(flow for flow in records.flows if flow.protocol != "udp")
-    seen = (one for one in others if one.replies or one.protocol == "icmp" or one.target in heard)
-    return [*_one_way(records), *(one for one in seen if source_rules.in_vain(one, sampling))]
+    longer = source_rules.aggregate(flow for flow in looks if flow.protocol != "udp")
+    vain = {
+        (one.source, one.target, one.protocol)
+        for seen, few_for in ((others, ()), (longer, hurt))
+        for one in seen
+        if one.replies or one.protocol == "icmp" or one.target in heard
+        if source_rules.in_vain(one, sampling, FEW_ASKED if one.target in few_for else inf)
+    }
+    sent = (one for one in others if (one.source, one.target, one.protocol) in vain)
+    return [*_one_way(records), *sent]
 
 
 def _one_way(records: FlowRecords) -> list[FlowStats]:
