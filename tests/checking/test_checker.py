@@ -256,6 +256,46 @@ def test_fault_that_is_not_planned(busy):
     assert "planned" in broken(changed(busy, at, fault="link-down"))
 
 
+def test_fault_by_other_figures_than_planned(busy):
+    back = first(busy, "fault.injected", fault="restart")
+    assert busy[back].data["memory"] is True
+    assert "planned" in broken(changed(busy, back, memory=False))
+    crash = first(busy, "fault.injected", fault="crash")
+    assert "planned" in broken(changed(busy, crash, rate=1.0, share=0.5))
+
+
+def test_agent_that_returns_and_was_never_gone(log):
+    at = first(log, "auction.called")
+    back = replace(log[at], id="other-1", kind="agent.returned", data={"pop": "pop1"})
+    assert broken([*log[:at], back, *log[at:]]) == {"gone"}
+
+
+def test_chain_without_a_link(calm):
+    at = first(calm, "chain.opened")
+    assert "chains" in broken(changed(calm, at, path=calm[at].data["path"][:1]))
+
+
+def test_auction_that_waits_though_all_have_answered(log):
+    at = first(log, "auction.awarded")
+    auction, now = log[at].data["auction"], log[at].time
+    early = [
+        replace(e, time=now - 1.0) if n < at and e.data.get("auction") == auction else e
+        for n, e in enumerate(log)
+    ]
+    found = [v.text for v in check(early) if v.rule == "auctions"]
+    assert found == [f"all have answered at {now - 1.0:g} s"]
+
+
+def test_contract_that_goes_on_after_the_plan_that_it_is_for(calm):
+    at = first(calm, "contract.accepted")
+    call = calm[first(calm, "auction.called", auction=calm[at].data["auction"])]
+    data = {"goal": call.data["goal"], "goal_id": "other", "plan": "goal request"}
+    data |= {"succeeded": False, "reason": "it is over"}
+    over = replace(call, id="other-1", kind="plan.ended", time=calm[at].time, data=data)
+    found = [v.text for v in check([*calm[: at + 1], over, *calm[at + 1 :]])]
+    assert [text for text in found if "goes on" in text]
+
+
 def test_agent_that_does_not_begin(log):
     agents = [*log[0].data["agents"], "pop99"]
     assert "planned" in broken(changed(log, 0, agents=agents))

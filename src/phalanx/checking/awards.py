@@ -23,7 +23,7 @@ KEPT = 1000
 CALM_S = 1.0
 """So long after a change all agents know of it."""
 ANSWERED_S = 0.5
-"""A winner that is asked answers within so long; then the next pause begins."""
+"""An answer arrives within so long; after that of a winner the next pause begins."""
 ROUNDED = 2e-6
 """Most by which a figure of a bid may differ: the log has six digits."""
 
@@ -82,14 +82,17 @@ class _Auction(Struct):
     refused: dict[str, str] = {}
     failed: bool = False
     decided: bool = False
+    answered: float | None = None
+    """When the last of those who were asked has answered."""
 
 
 class AuctionRules(RuleGroup):
     """Auctions are decided in time, by what was offered, and what was offered is true."""
 
     rules: ClassVar = {
-        "auctions": "An auction is called once; it is decided when all have answered or at its "
-        "deadline, unless its plan ends before; after it has failed nothing is awarded.",
+        "auctions": "An auction is called once; it is decided when all have answered, and where "
+        "nothing was broken no later, or at its deadline, unless its plan ends before; after it "
+        "has failed nothing is awarded.",
         "bids": "A bid is for an auction that was called, over links that exist, from the PoP of "
         "its agent to the tap, with the units that the traffic needs, or by an instance that "
         "keeps the goal so already; D is the latency of the path, and no image arrives faster "
@@ -108,7 +111,8 @@ class AuctionRules(RuleGroup):
         "keep the goal so already, if there are any, and all who were asked are in it, refused, "
         "or were silent.",
         "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
-        "while it lives it ends each that it accepted. What an auctioneer believes of it "
+        "while it lives it ends each that it accepted; where nothing is broken soon after the "
+        "auctioneer's plan has ended. What an auctioneer believes of it "
         "that another keeps so, the winner has reported to it as fulfilled.",
         "asked": "Where nothing was broken a winner is asked each probe_s whether it is at work, "
         "until its contract ends, and no more often.",
@@ -126,6 +130,8 @@ class AuctionRules(RuleGroup):
         self._here: set[tuple[str, str]] = set()
         self._at_work: dict[str, float] = {}
         """When each auction was awarded whose winner is at work."""
+        self._vain: dict[str, float] = {}
+        """By auction whose winner is at work, and whose plan has ended: since when."""
         self._asked = [0.0, 0.0]
         """How often awards are sent, at least and at most: again while a winner is at work."""
         self._restored: set[str] = set()
@@ -184,6 +190,11 @@ class AuctionRules(RuleGroup):
             auction = self._auctions[name]
             if (auction.agent, auction.data["goal"]) == (event.agent, event.data["goal"]):
                 del self._waiting[name]
+        if event.data["plan"] == "goal request":  # beside it the same agent may work as winner
+            for name in self._at_work.keys() & {accepted for _, accepted in self._contracts}:
+                auction = self._auctions[name]
+                if (auction.agent, auction.data["goal"]) == (event.agent, event.data["goal"]):
+                    self._vain.setdefault(name, event.time)
 
     def on_image_cached(self, event: Event) -> None:
         """Note where an image is."""
@@ -264,8 +275,13 @@ class AuctionRules(RuleGroup):
             self.broken("bids", event, f"{event.data['auction']} was not called")
             return
         auction.bids.setdefault(event.agent, []).extend(event.data["bids"])
+        self._answers(event, auction)
         for bid in event.data["bids"] if self.run.one_clock else ():
             self._true(event, auction.data, bid)
+
+    def _answers(self, event: Event, auction: _Auction) -> None:
+        if len(auction.bids.keys() | auction.refused.keys()) == auction.data["bidders"]:
+            auction.answered = event.time
 
     def _true(self, event: Event, call: dict[str, Any], bid: dict[str, Any]) -> None:
         path, vnf = bid["path"], self._functions[bid["vnf"]]
@@ -484,6 +500,10 @@ class AuctionRules(RuleGroup):
         if not auction.decided and silent and deadline is not None and self.run.one_clock:
             early = event.time < auction.called + deadline - ROUNDED
             self.require(not early, "auctions", event, f"decided before {sorted(silent)} answered")
+        at = auction.answered
+        late = at is not None and not auction.decided and event.time > at + ANSWERED_S
+        if late and not self.run.faulty and self._in_time():
+            self.suspect(event, "auctions", f"all have answered at {at:g} s")
         auction.decided = True
 
     def _utilities(self, event: Event, call: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -542,6 +562,14 @@ class AuctionRules(RuleGroup):
             )
             self.require(same, "contracts", event, f"{auction.agent} called it")
 
+    def _in_vain(self, event: Event, auction: str) -> None:
+        """See that work for a plan that has ended does not go on."""
+        since = self._vain.pop(auction, event.time)
+        late = event.time > since + CALM_S and since > self.run.quiet and not self.run.skewed
+        if late and self.run.started.get("control") != "in-band":
+            text = f"{auction} goes on, and its plan ended at {since:g} s"
+            self.broken("contracts", event, text)
+
     def _works_no_more(self, auction: str, now: float) -> None:
         since, pause = self._at_work.pop(auction, None), self.run.timing("probe_s")
         if since is not None and pause is not None:
@@ -550,6 +578,8 @@ class AuctionRules(RuleGroup):
 
     def on_run_ended(self, event: Event) -> None:
         """Compare how often winners were asked with how long they worked."""
+        for auction in list(self._vain):
+            self._in_vain(event, auction)
         for auction in list(self._at_work):
             self._works_no_more(auction, event.time)
         if self.run.one_clock and event.data["contents"] and not self.run.faulty:
@@ -559,6 +589,7 @@ class AuctionRules(RuleGroup):
 
     def on_contract_ended(self, event: Event) -> None:
         """Forget a contract."""
+        self._in_vain(event, event.data["auction"])
         self._works_no_more(event.data["auction"], event.time)
         known = self._contracts.pop((event.agent, event.data["auction"]), None)
         auction = self._auctions.get(event.data["auction"])
@@ -580,6 +611,7 @@ class AuctionRules(RuleGroup):
             self.broken("bids", event, f"{event.data['auction']} was not called")
         else:
             auction.refused[event.agent] = reason = event.data["reason"]
+            self._answers(event, auction)
             if reason.startswith("no path to ") and ";" not in reason and self._calm(event):
                 bid = {"vnf": next(iter(self._functions)), "units": 0, "reuse": None}
                 least = self._cheapest(event, auction.data, bid)

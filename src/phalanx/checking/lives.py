@@ -41,6 +41,12 @@ EPOCHS_S = 1e9
 UNDONE = {"crash": "restart", "link-down": "link-up", "repository-away": "repository-back"}
 """By fault that a run plans: the fault that takes it back."""
 OF_AGENTS = ("crash", "drain", "restart")
+SAYING = {
+    "delay_s": {"delay", "reorder", "slow-disk"},
+    "rate": {"drift"},
+    "memory": {"restart"},
+}
+"""By figure of a fault: those that say it, if not all do."""
 TAKEN = {"agent.restored", "duty.taken_up", "goal.taken_over"}
 """What has an agent see to the duty of another one, beside contracts."""
 ENROLLER = "secaas"
@@ -199,18 +205,29 @@ def _hit(fault: dict[str, Any]) -> Any:
     return fault.get("agent") or tuple(fault.get("link", ()))
 
 
+def _figures(kind: str, fault: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a fault, but for when it begins and ends, that its event says."""
+    return {
+        name: value
+        for name, value in fault.items()
+        if isinstance(value, int | float) and value and name not in ("at_s", "for_s")
+        if kind in SAYING.get(name, (kind,))
+    }
+
+
 class CourseRules(RuleGroup):
     """What a run plans happens, at its time and no other."""
 
     rules: ClassVar = {
-        "planned": "Each fault and update that run.started plans happens at its time, and ends at "
-        "its time, unless its agent has ended, or lives, already; and no other happens. The agents "
-        "that it names begin to live at once.",
+        "planned": "Each fault and update that run.started plans happens at its time and by its "
+        "figures, and ends at its time, unless its agent has ended, or lives, already; and no "
+        "other happens. The agents that it names begin to live at once.",
     }
 
     def begin(self) -> None:
         """Know of no plan."""
         self._due: list[tuple[float, str, Any]] = []
+        self._planned: list[dict[str, Any]] = []
         self._done: list[tuple[float, str, Any]] = []
         self._now = 0.0
 
@@ -219,6 +236,7 @@ class CourseRules(RuleGroup):
         data = event.data
         if data.get("clocks") != 1:
             return
+        self._planned = data["faults"]
         for fault in data["faults"]:
             kind, about = fault["kind"], _hit(fault)
             self._due.append((fault["at_s"], kind, about))
@@ -262,7 +280,17 @@ class CourseRules(RuleGroup):
 
     def on_fault_injected(self, event: Event) -> None:
         """Compare a fault with the plan."""
-        self._happens(event, event.data["fault"], _hit(event.data))
+        kind, about = event.data["fault"], _hit(event.data)
+        self._happens(event, kind, about)
+        said = _figures(kind, event.data)
+        planned = [
+            _figures(kind, fault)
+            for fault in self._planned
+            if _hit(fault) == about and kind in (fault["kind"], UNDONE.get(fault["kind"]))
+            if event.time in (fault["at_s"], fault["at_s"] + fault.get("for_s", 0.0))
+        ]
+        if planned:
+            self.require(said in planned, "planned", event, f"by {said}, not {planned[0]}")
 
     def on_repository_changed(self, event: Event) -> None:
         """Compare an update with the plan."""
@@ -285,7 +313,8 @@ class LifeRules(RuleGroup):
         "it asked for it, took it over, or works for an agent that did. Calls for proposals tell "
         "nobody so.",
         "dead": "A dead agent records nothing until it starts again.",
-        "gone": "No agent takes another for dead that lives, unless something was broken or lost.",
+        "gone": "No agent takes another for dead that lives, unless something was broken or lost; "
+        "who returns was taken for dead, or has died or left before.",
     }
 
     def begin(self) -> None:
@@ -297,6 +326,8 @@ class LifeRules(RuleGroup):
         """A measure, its holder, and an agent that was told so by more than a call."""
         self._trusted: set[str] = set()
         """Agents that were verified, if agents attest each other."""
+        self._were_gone: set[str] = set()
+        """Agents that ended, or were ever taken for dead."""
 
     def always(self, event: Event) -> None:
         """Look for events of the dead."""
@@ -363,9 +394,16 @@ class LifeRules(RuleGroup):
     def on_agent_gone(self, event: Event) -> None:
         """See that there is a reason to believe that."""
         pop = event.data["pop"]
+        self._were_gone.add(pop)
         strange = bool(self._trusted) and not {pop, event.agent} <= self._trusted
         if pop in self.run.life and not self.run.faulty and not strange:
             self.suspect(event, "gone", f"{pop} lives")
+
+    def on_agent_returned(self, event: Event) -> None:
+        """See that it was away."""
+        pop = event.data["pop"]
+        so = pop in self._were_gone or not self.run.started
+        self.require(so, "gone", event, f"{pop} returns, and was never gone")
 
     def on_trust_changed(self, event: Event) -> None:
         """Note who is verified: one that is not yet is not listened to."""
@@ -375,6 +413,7 @@ class LifeRules(RuleGroup):
     def gone(self, event: Event, agent: str) -> None:
         """Note that an agent died or left."""
         life = self.run.life.pop(agent, None)
+        self._were_gone.add(agent)
         self._beliefs.pop(agent, None)
         self.run.quiet = max(self.run.quiet, event.time)
         self.run.turned[agent] = event.time

@@ -46,8 +46,8 @@ class ReservationRules(RuleGroup):
         "holds": "A hold is granted once, ends once as used, released or expired, and expires "
         "when its time has come and not before. Until something is "
         "broken an agent holds what it offers and has room for.",
-        "chains": "A chain is opened once before it is closed, for an instance that has resources "
-        "at the PoP where it begins.",
+        "chains": "A chain is opened once before it is closed, over links, for an instance that "
+        "has resources at the PoP where it begins.",
         "instances": "An instance has the resources that its VNF needs before it starts; it starts "
         "and stops once, and gives them back and has its measures lifted at the same time.",
         "ends": "run.ended says what the log shows: what is free, reserved and leased.",
@@ -215,6 +215,7 @@ class ReservationRules(RuleGroup):
         name, path, instance = data["chain"], data["path"], data["instance"]
         self.require(name not in self.run.chains, "chains", event, f"{name} is open already")
         self.run.chains[name] = path, instance, data["mb_s"]
+        self.require(len(path) > 1, "chains", event, f"over {path}")
         purpose = "mirror" if data["mb_s"] > 0 else "steer"
         self.require(data["purpose"] == purpose, "chains", event, f"{data['mb_s']} MB/s")
         if instance in self.run.running and self.run.running[instance].pop != path[0]:
