@@ -191,9 +191,12 @@ class AuctionRules(RuleGroup):
             if (auction.agent, auction.data["goal"]) == (event.agent, event.data["goal"]):
                 del self._waiting[name]
         if event.data["plan"] == "goal request":  # beside it the same agent may work as winner
-            for name in self._at_work.keys() & {accepted for _, accepted in self._contracts}:
+            since = self.run.turned.get(event.agent, 0.0)
+            working = {of for (_, of), lived in self._contracts.items() if lived}
+            for name in self._at_work.keys() & working:
                 auction = self._auctions[name]
-                if (auction.agent, auction.data["goal"]) == (event.agent, event.data["goal"]):
+                own = auction.agent == event.agent and auction.called >= since
+                if own and auction.data["goal"] == event.data["goal"]:
                     self._vain.setdefault(name, event.time)
 
     def on_image_cached(self, event: Event) -> None:
