@@ -385,7 +385,6 @@ def test_attackers_who_make_a_service_leak_are_filtered_and_get_no_replica() -> 
     base = leaking(leak_share_request=0.0005, requests_s=3000.0)
     flood = group("leakers", 20, at=("north",), profile="http-flood", demand_mb_s=0.5)
     result = run_scenario(replace(base, traffic=(*base.traffic, flood)), until=120)
-    assert of(result, "scaling.refused")[0].data["trouble"] == "high memory"
     assert blocked(result) == {f"10.2.0.{i}" for i in range(1, 9)}
     filtered = about(result, "measure.applied", "effect", "attackFiltered")[0].time
     assert all(event.time > filtered for event in replicas(result)), "what comes is for users"

@@ -86,8 +86,8 @@ MOST_KEPT = 2 * MANY_FLOWS
 """Records of all looks that are kept, but for the last ``FEW_LOOKS``."""
 MANY_OPEN = 20
 """Connections of a link below which none of its sources is certain to hold too many."""
-PULSES_S = 60.0
-"""Sources that come again within this time are one attack in pulses, in seconds."""
+AFTER_S = 60.0
+"""So long after an attack less is taken for a breach, and by who is new nothing for familiar."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
 REPLIED_S = 300.0
@@ -120,7 +120,7 @@ class _Target(Struct):
     began: float = 0.0
     """When the first of its pulses was seen."""
     former: frozenset[str] = frozenset()
-    """Sources in the last report of the pulse before."""
+    """Sources that attacked by the end of the pulse before."""
     reported: float = -1e9
     named: frozenset[str] = frozenset()
     """Sources in the last report."""
@@ -383,29 +383,32 @@ class ServiceMonitor(Capability):
         """Return who asks for far more than a user does, while users suffer, and did not before.
 
         They are answered as users are, so they have to take much of what passes as well, and to
-        go on: users who got nothing for a while ask for all of that once they can.
+        go on: users who got nothing for a while ask for all of that once they can. Who came at most
+        a look before the breach did not before, though it was served in that.
         """
         sent = _sent(records.flows, seconds)
-        hurt = {target for target in sent if self._hurt(me, self._target(target))}
-        ones = source_rules.aggregate(flow for flow in records.flows if flow.target in hurt)
-        found: dict[str, list[Finding]] = defaultdict(list)
-        for f in source_rules.request_floods(ones, seconds):
-            usual = SERVED * self._target(f.target).served.get(f.source or "", 0.0)
-            if sent[f.target][f.source or ""] > usual:
-                found[f.target].append(f)
-        for target in {**seen.targets, **sent}:
-            known, sources = self._target(target), [f.source or "" for f in found[target]]
-            known.asking = {source: known.asking.get(source, me.now) for source in sources}
+        asking: dict[str, list[Finding]] = defaultdict(list)
+        for f in source_rules.request_floods(source_rules.aggregate(records.flows), seconds):
+            asking[f.target].append(f)
         all_kb_s = sum(sum(of.values()) for of in sent.values())
-        much = (
-            floods
-            for target, floods in found.items()
-            if sum(sent[target][f.source or ""] for f in floods) >= CROWDED * all_kb_s
-        )
-        long = me.now - GOES_ON_S
-        return [
-            f for of in much for f in of if self._target(f.target).asking[f.source or ""] <= long
-        ]
+        found = []
+        for target in {**seen.targets, **sent}:
+            known, look_s = self._target(target), me.parameter(self, "service_look_s")
+            first = me.now if known.usual else 0.0  # who is there already is none who came
+            sources = [f.source or "" for f in asking[target]]
+            known.asking = {source: known.asking.get(source, first) for source in sources}
+            since = min(known.cut or inf, inf if known.suffers is None else known.fallen)
+            floods = [
+                f
+                for f, source in zip(asking[target], sources, strict=True)
+                if known.asking[source] >= since - look_s
+                or sent[target][source] > SERVED * known.served.get(source, 0.0)
+            ]
+            much = sum(sent[target][f.source or ""] for f in floods) >= CROWDED * all_kb_s
+            if much and self._hurt(me, known):
+                long = me.now - GOES_ON_S
+                found += [f for f in floods if known.asking[f.source or ""] <= long]
+        return found
 
     def _convicted(
         self,
@@ -522,7 +525,8 @@ class ServiceMonitor(Capability):
         link; where an agent is gone, and with it the filters that it had, at once.
         """
         known = self._target(target)
-        pulse = me.now - known.attacked <= PULSES_S and not known.former.isdisjoint(sources)
+        memory_s = me.parameter(self, "offender_memory_s")
+        pulse = me.now - known.attacked <= memory_s and not known.former.isdisjoint(sources)
         known.attacked = me.now
         if known.since is None:
             known.since = me.now
@@ -547,7 +551,11 @@ class ServiceMonitor(Capability):
         report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names))
         gone = me.capability(Outlook).view.dead
         if gone or me.now - known.began >= me.parameter(self, "entry_patience_s"):
-            tap = link_ends(goal.predicate_as(Monitored).link)[0]
+            # Of links in a row the last: an agent farther up filters there by itself.
+            ways = [link_ends(name) for name, link in self._links.items() if target in link.targets]
+            on = {start for start, _ in ways}
+            last = (start for start, end in ways if end not in on)
+            tap = next(last, link_ends(goal.predicate_as(Monitored).link)[0])
             yield Adopt(want(EntryScreened(target, "")), PROTECT, tap=tap, afresh=True)
 
     def _service(
@@ -578,14 +586,14 @@ class ServiceMonitor(Capability):
             seen.targets[target] = None
             known, now = self._target(target), users[target]
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
-                known.former = known.named
+                known.former = frozenset(s for s, to in self._offenders if to == target)
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
             each_kb_s = sum(now.values()) / max(1, len(now))
             kept = [kb_s / known.served[s] for s, kb_s in now.items() if known.served.get(s)]
             # Who comes or goes changes the mean, and takes nothing from those who stay.
             # Who was attacked just now is attacked again: by others, who do less.
-            least = RESTORED if me.now - known.attacked <= PULSES_S else BREACHED
+            least = RESTORED if me.now - known.attacked <= AFTER_S else BREACHED
             less = len(kept) < FEW_KNOWN or median(kept) < least
             explained = target in attacked
             fell = each_kb_s < least * median(known.usual or (0.0,))
@@ -595,7 +603,7 @@ class ServiceMonitor(Capability):
             )
             if known.suffers is None and known.cut is None and not fell and not explained:
                 # Who comes to watch in the middle of an attack takes nothing for familiar yet.
-                new = me.now - known.attacked <= PULSES_S and len(known.usual) < LEARNED
+                new = me.now - known.attacked <= AFTER_S and len(known.usual) < LEARNED
                 _learn(known.familiar, {} if seen.full or new else sent.get(target, {}))
                 _learn(known.served, now)
             else:  # who comes during an attack, and is answered, is none of its strangers
