@@ -614,6 +614,8 @@ class ServiceAnalyst(Capability):
         light &= me.now - seen.troubled >= hold_s
         for last in added[-1:] if light else ():
             if self._held_s(me, last) >= hold_s:
+                # The same load is a larger share of less: that is no trend.
+                seen.series.pop((ip, "cpu_share"), None)
                 yield Adopt(avert(last), TIDY_UP)
         detours = [*me.beliefs.matching(PlacedNear, ip=ip), *me.beliefs.matching(Rerouted, ip=ip)]
         for detour in detours:
