@@ -192,11 +192,11 @@ class AuctionRules(RuleGroup):
                 del self._waiting[name]
         if event.data["plan"] == "goal request":  # beside it the same agent may work as winner
             since = self.run.turned.get(event.agent, 0.0)
-            working = {of for (_, of), lived in self._contracts.items() if lived}
-            for name in self._at_work.keys() & working:
+            for (winner, name), lived in self._contracts.items():
                 auction = self._auctions[name]
-                own = auction.agent == event.agent and auction.called >= since
-                if own and auction.data["goal"] == event.data["goal"]:
+                own = auction.agent == event.agent and auction.called >= since and lived
+                works = not auction.failed and auction.awarded[-1:] == [winner]
+                if own and works and auction.data["goal"] == event.data["goal"]:
                     self._vain.setdefault(name, event.time)
 
     def on_image_cached(self, event: Event) -> None:

@@ -29,8 +29,9 @@ FILTERS = ("attackFiltered(", "flowRateLimited(")
 """Effects that name whom they block."""
 MANY_EVENTS = 200_000
 """A run with more events than this never comes to rest."""
-RETURNED = 0.9
-"""Share of what users get without an attack that they get at the end of one."""
+RETURNED, BETWEEN = 0.9, 0.8
+"""Shares of what users get without an attack that they get at the end of one, and of one whose
+sources rest: to filter them again when they return takes some seconds."""
 LATE_S = 30.0
 """The end of a run that is looked at, in seconds."""
 
@@ -154,20 +155,21 @@ def _blamed(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
 def _without_service(document: Document, events: Sequence[Event], run: Run) -> Iterator[Failure]:
     """Compare what users get late in the attack with the same network without one.
 
-    That is run if users of a host get less than ``RETURNED`` of all that they want.
+    That is run if users of a host get less than that share of all that they want.
     """
     quiet = [group for group in document["traffic"] if group["profile"] not in ATTACKS]
     if len(quiet) == len(document["traffic"]):
         return
-    since = document["duration_s"] - LATE_S
+    rest = any("shape" in each or each.get("adapt") == "quiet" for each in document["traffic"])
+    since, least = document["duration_s"] - LATE_S, BETWEEN if rest else RETURNED
     got = _shares(events, since)
-    if all(share > RETURNED for share in got.values()):
+    if all(share > least for share in got.values()):
         return
     peace = run(document | {"traffic": quiet})
     yield from peace.failures
     usual = _shares(peace.events, since)
     for host, share in usual.items():
-        if share > 0 and got.get(host, 0.0) <= RETURNED * share:
+        if share > 0 and got.get(host, 0.0) <= least * share:
             text = f"users of {host} get {got.get(host, 0.0):.0%}, without the attack {share:.0%}"
             yield Failure("service", text)
 

@@ -124,7 +124,8 @@ def owed(document: Document) -> bool:
     links later, and must not be deleted for want of disk space. Sources that pulse and move are
     new ones with each pulse; those of an HTTP flood are answered as users are, so that it follows
     from much else who is one; and nobody may block what is allowed. A weak attack, which fills no
-    host's own link, takes no more from users than a link that has failed just before.
+    host's own link, takes no more from users than a link that has failed just before; and UDP that
+    was there before a crowd is what users were served beside.
     """
     network, hosts, faults = document["network"], document["hosts"], document.get("faults", ())
     attacks = [group for group in document["traffic"] if group["profile"] in ATTACKS]
@@ -143,12 +144,17 @@ def owed(document: Document) -> bool:
     if any(each > document["duration_s"] for each in settled):
         return False
     most = sum(_most(group, place) for group in attacks for place in {*group["at"]})
+    weak = most < min(host["bandwidth_mb_s"] for host in hosts)
     failed = [f for f in faults if f["kind"] in ("link-down", "degrade")]
-    if most < min(host["bandwidth_mb_s"] for host in hosts) and any(
+    if weak and any(
         fault["at_s"] < group["start_s"] < fault["at_s"] + fault.get("for_s", 0.0) + LEARNT_S
         for fault in failed
         for group in attacks
     ):
+        return False
+    crowds = [g["start_s"] for g in document["traffic"] if g["name"] == "crowd"]
+    udp = [g["start_s"] for g in attacks if g["profile"] in ("udp-flood", "udp-fragments")]
+    if weak and crowds and udp and min(udp) < max(crowds):
         return False
     able = {
         pop["name"]
