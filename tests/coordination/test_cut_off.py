@@ -191,6 +191,22 @@ def test_who_loses_a_vnf_tells_those_who_rely_on_its_measures(bench):
     assert notice.content == Result((Fact(LIMITED, value=False),))
 
 
+@pytest.mark.parametrize(("again", "times"), [(False, 6), (True, 2)])
+def test_that_a_measure_ended_is_told_again_in_case_it_was_lost_unless_it_is_made_again(
+    bench, again, times
+):
+    bench.win("x", LIMIT)
+    (instance,) = bench.bidder.inventory
+    bench.carry_out(bench.agent.perceive(InstanceLost(instance.id, "it died", "event"), bench.now))
+    bench.at(6.0)
+    if again:
+        bench.win("y", LIMIT)
+    for second in range(7, 200, 5):
+        bench.at(float(second))
+    told = [(m.performative, m.receiver) for m in bench.sent if m.conversation == NOTICE]
+    assert told == [(Performative.FAILURE, "b")] * times
+
+
 def test_a_measure_that_is_relied_on_alone_waits_for_its_quiet_from_now_on():
     bench = Talk(parameters={"quiet_s": 20.0})
     bench.site.slow.add(ReadMeasure)

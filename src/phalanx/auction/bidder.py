@@ -73,6 +73,8 @@ DRAINING = "draining"
 UNDECIDED = (ContractStage.BIDDING, ContractStage.WAITING, ContractStage.PROPOSED)
 WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
+AGAIN_S, LAST_S = 5.0, 80.0
+"""First and last pause after which it is told again that a measure ended; each is twice as long."""
 
 
 class Bidder(Configured, Capability):
@@ -647,9 +649,22 @@ class Bidder(Configured, Capability):
         self._tell_dependants(me, predicate, Performative.INFORM)
 
     def _tell_dependants(self, me: Agent, effect: Predicate, performative: Performative) -> None:
-        facts = (Fact(effect, value=False),)
         for agent in self.dependants.pop(effect, ()):
-            me.tell(performative, agent, NOTICE, Result(facts))
+            self._tell_ended(me, effect, performative, agent, AGAIN_S)
+
+    def _tell_ended(
+        self, me: Agent, effect: Predicate, how: Performative, agent: AgentId, pause_s: float
+    ) -> None:
+        """Tell that a measure ended, and again: who missed it would rely on it for good."""
+
+        def again() -> None:
+            kept = self.inventory.holder(effect) is not None
+            if not kept and agent not in self.dependants.get(effect, ()):
+                self._tell_ended(me, effect, how, agent, 2 * pause_s)
+
+        me.tell(how, agent, NOTICE, Result((Fact(effect, value=False),)))
+        if agent != me.name and pause_s <= LAST_S:
+            me.call_at(me.now + pause_s, again)
 
     # -- beyond a crash ---------------------------------------------------------------
 
