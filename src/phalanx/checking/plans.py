@@ -397,7 +397,7 @@ class _Draw:
         watches = {p: sum(host["at"] == p for host in hosts) + 1 for p in self._pops}
         for pop in pops:
             if pop["name"] in homes:  # what watches there has room
-                needs = watches[pop["name"]]
+                needs = watches[pop["name"]] * 3 // 2  # a half for the analyst of each
                 pop |= {what: max(pop[what], needs) for what in ("cores", "memory_gb")}
         if "starved" in self._on:
             for pop in pops:

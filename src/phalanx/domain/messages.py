@@ -236,6 +236,8 @@ class AttackReport(Struct, frozen=True, tag=True):
     """Addresses that were convicted and still arrive."""
     shared: tuple[str, ...] = ()
     """Those of them behind which users are, too: the target answered some of what they asked."""
+    over_udp: bool = False
+    """Whether the target answered anybody over UDP lately: not all of that may be dropped."""
 
 
 class PassedGoal(Struct, frozen=True, tag=True):

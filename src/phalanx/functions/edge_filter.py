@@ -138,6 +138,8 @@ class _Heard(Struct):
     shared: frozenset[str] = frozenset()
     """Sources behind which users are, too."""
     kinds: frozenset[str] = frozenset()
+    over_udp: bool = False
+    """Whether the target answers others over UDP."""
 
 
 class _Relapses(Struct):
@@ -192,15 +194,15 @@ class EdgeFilter(Capability):
         if heard is None or me.now - heard.at >= STALE_S:
             me.call_at(me.now + STALE_S, partial(self._give_up, me, report.target))
         sources, shared = frozenset(report.sources[:MOST_SOURCES]), frozenset(report.shared)
-        kinds = frozenset(report.kinds)
+        kinds, over_udp = frozenset(report.kinds), report.over_udp
         if heard is not None and me.now - heard.at < FRESH_S:
             sources, shared = sources | heard.sources, shared | heard.shared
-            kinds |= heard.kinds
+            kinds, over_udp = kinds | heard.kinds, over_udp or heard.over_udp
         if len(self._heard) >= MOST_TARGETS:
             fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
             self._heard = fresh if len(fresh) < MOST_TARGETS else {}
             self._clean.clear()
-        self._heard[report.target] = _Heard(me.now, sources, shared, kinds)
+        self._heard[report.target] = _Heard(me.now, sources, shared, kinds, over_udp)
         self._count_relapse(me, report)
         if me.pop is not None and not me.draining:
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
@@ -357,7 +359,8 @@ class EdgeFilter(Capability):
         served = {f.source for f in findings if f.kind in {SLOW, *ANSWERED_AS_USERS}}
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
         shared = {source for source in blocked if source in shared and source not in served}
-        for rule in _rules(screened, blocked, shared, forged, seen, records):
+        over_udp = heard.over_udp or any(one.protocol == "udp" and one.replies for one in seen)
+        for rule in _rules(screened, blocked, shared, forged, seen, records, over_udp=over_udp):
             effect = _effect(rule)
             until, _ = self._harmful.get(effect, (me.now, 0.0))
             if until <= me.now and not self._filtered(me, effect):
@@ -596,13 +599,15 @@ def _rules(
     forged: list[Finding],
     seen: list[FlowAggregate],
     records: FlowRecords,
+    *,
+    over_udp: bool,
 ) -> Iterator[TrafficRule]:
     """Yield what to filter.
 
     Of sources behind which users are, too (``shared``), only the protocol that attacks is
     filtered: UDP and ICMP are dropped, and TCP handshakes are answered for the target. Forged UDP
-    is dropped at the ports that are flooded, and at all where no user is answered over UDP; forged
-    echoes and fragments are, as long as they come, with what else is of their kind.
+    is dropped at the ports that are flooded, and at all unless users are answered ``over_udp``;
+    forged echoes and fragments are, as long as they come, with what else is of their kind.
     """
     ip, entry = screened.ip, screened.entry or None
     hostile = {(one.source, one.protocol) for one in seen if not _served(one)}
@@ -621,8 +626,7 @@ def _rules(
     handshakes = any((source, "tcp") in hostile for source in shared)
     if handshakes or kinds - {ICMP_FLOOD, TCP_FRAGMENTS, *ONE_WAY}:
         yield TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
-    served = any(one.protocol == "udp" and one.replies for one in seen)
-    ports: list[int | None] = [*_flooded_ports(records, ip)] if served else [None]
+    ports: list[int | None] = [*_flooded_ports(records, ip)] if over_udp else [None]
     for port in ports if kinds & ONE_WAY else ():
         match = TrafficMatch(target=ip, entry=entry, port=port, protocol="udp")
         yield TrafficRule(match, TrafficVerdict.DROP)

@@ -139,6 +139,8 @@ class _Target(Struct):
     """Since when that is a larger share than ever, in seconds: a link that they share is full."""
     heard: float = -1e9
     """When it was seen to answer last."""
+    over_udp: float = -1e9
+    """When it was seen to answer over UDP last."""
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
     swarmed: float = -1e9
@@ -548,7 +550,8 @@ class ServiceMonitor(Capability):
             if not known.slow
         }
         names = tuple(sorted(sources)), tuple(sorted(known.shared))
-        report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names))
+        over_udp = me.now - known.over_udp < REPLIED_S
+        report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names, over_udp))
         gone = me.capability(Outlook).view.dead
         if gone or me.now - known.began >= me.parameter(self, "entry_patience_s"):
             # Of links in a row the last: an agent farther up filters there by itself.
@@ -581,6 +584,7 @@ class ServiceMonitor(Capability):
                 got = flow.octets * min(1, max(0, flow.replies - flow.resets) / packets)
                 if flow.protocol == "udp" and 2 * flow.replies > flow.packets:
                     clients[flow.target].add(flow.source)
+                    self._target(flow.target).over_udp = me.now
                 users[flow.target][flow.source] += got / seconds / 1e3
         for target in dict.fromkeys([*seen.targets, *attacked, *users]):
             seen.targets[target] = None
