@@ -371,7 +371,7 @@ class EdgeFilter(Capability):
                 kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
                 named = kinds if findings else sorted(heard.kinds) or kinds
                 self._reports[effect] = AttackReport(
-                    screened.ip, kinds, rule.match.sources, tuple(sorted(shared))
+                    screened.ip, kinds, rule.match.sources, tuple(sorted(shared)), over_udp
                 )
                 yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
                 for source in rule.match.sources:

@@ -551,7 +551,7 @@ class ServiceMonitor(Capability):
         }
         names = tuple(sorted(sources)), tuple(sorted(known.shared))
         over_udp = me.now - known.over_udp < REPLIED_S
-        report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names, over_udp))
+        report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names, over_udp=over_udp))
         gone = me.capability(Outlook).view.dead
         if gone or me.now - known.began >= me.parameter(self, "entry_patience_s"):
             # Of links in a row the last: an agent farther up filters there by itself.
@@ -660,7 +660,8 @@ class ServiceMonitor(Capability):
                 usual_kb_s = median(known.usual)
             elif me.now >= due:
                 known.asked += 1
-                report_attack(me, AttackReport(target))
+                over_udp = me.now - known.over_udp < REPLIED_S
+                report_attack(me, AttackReport(target, over_udp=over_udp))
         if known.suffers is not None and each_kb_s >= RESTORED * usual_kb_s:
             known.suffers = None
             yield Believe(breached, value=False)
