@@ -35,8 +35,10 @@ _KINDS = ("set", "counter", "limit", "chain")
 PRIORITY, COPIES, BLOCKS = -10, -20, -30
 """Before the counters of links (0), so that these see what limits leave. Observations and copies
 stand between them: they see what limits hold back, and nothing of what is blocked already."""
-RESETS_S = 1000
-"""Connections of a blocked flow that are reset in a second, at most."""
+RESETS, RESETS_S = 1000, 50
+"""Connections of a blocked flow that are reset at once, and then in a second, at most. Those that
+are open when the block begins are as good as all there are: who floods with packets of no
+connection, each from another port, must not get as many resets through."""
 AGAIN_S = 10
 """Seconds until a connection that was reset, and still sends, is reset again."""
 _LEAST_BURST = 16_384
@@ -218,7 +220,7 @@ def block(own: str, place: Place, matches: Matches) -> RuleBundle:
         )
         reset = (
             f"{family.whole} {ATTESTED} {ends} != @{once} "
-            f"limit rate {RESETS_S}/second burst {RESETS_S} packets "
+            f"limit rate {RESETS_S}/second burst {RESETS} packets "
             f"add @{once} {{ {ends} }} "
             f"tcp flags set rst | ack {held} accept"
         )
