@@ -177,6 +177,20 @@ def test_what_is_promised_and_cannot_be_repaired_goes_up_and_is_said_plainly() -
     assert {e.agent for e in of(result, "belief.changed", belief=believes)} >= {LOOP, "domain-CN"}
 
 
+def test_a_rule_that_is_removed_again_while_its_breach_still_counts_is_put_back_at_once() -> None:
+    (city,) = calm().policy.agreements
+    terms = tuple(replace(t, window_s=20.0) for t in city.terms if t.name == "isolation")
+    policy = replace(calm().policy, agreements=(replace(city, terms=terms),))
+    removals = (24.0, 30.0, 36.0)
+    faults = (removed(at_s=at_s) for at_s in removals)
+    result = run_scenario(calm(*faults, policy=policy, duration_s=60))
+    assert len(of(result, "ssla.breached")) == 1
+    enforced = [e.time for e in of(result, "policy.enforced", rule="isolate-cameras")]
+    for removal, again in zip(removals, enforced[-3:], strict=True):
+        assert removal < again < removal + 1
+    assert not of(result, "loop.unrelieved")
+
+
 def test_a_term_alone_has_its_traffic_encrypted_and_isolated_for_good() -> None:
     policy = replace(calm().policy, rules=RuleSet("none"))
     result = run_scenario(calm(policy=policy))

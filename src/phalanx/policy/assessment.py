@@ -10,7 +10,7 @@ each where the function stands.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from functools import partial
 from math import inf, isfinite
 from typing import Any, ClassVar
@@ -37,7 +37,17 @@ from phalanx.bdi.capability import (
     when,
 )
 from phalanx.bdi.goals import GoalInstance
-from phalanx.bdi.steps import Achieve, Adopt, Believe, Body, Pause, Perceive, PlanFailed, Steps
+from phalanx.bdi.steps import (
+    Achieve,
+    Adopt,
+    Believe,
+    Body,
+    Pause,
+    Perceive,
+    PlanFailed,
+    Step,
+    Steps,
+)
 from phalanx.coordination.contacts import LoopContacts
 from phalanx.coordination.lifecycle import NewVersion
 from phalanx.coordination.measures import PROTECT
@@ -394,25 +404,44 @@ class SslaAssessment(Configured, Capability):
             for _ in range(TRIES.get(each, 1))
             if each not in SAYS_ONLY
         ]
+        metric = agreed.term.metric.value
         for remedy in active:
-            metric = agreed.term.metric.value
-            wanted = Remedied(trouble.slice, trouble.entity, metric, remedy.value)
-            end = yield Achieve(Adopt(want(wanted), PROTECT, afresh=True))
-            if not end.achieved:
-                failed.append(f"{remedy.value}: {end.reason or end.outcome.value}")
-                continue
-            if key in self._breaches:
-                by = next(
-                    (x.pop for x in self.part.functions if x.entity == trouble.entity), me.name
-                )
-                self._breaches[key] = replace(self._breaches[key], remedy=remedy.value, by=by)
-            until = me.now + me.parameter(self, "ssla_patience_s") + agreed.term.window_s
-            while me.now < until and me.beliefs.holds(trouble):
-                yield Pause(me.parameter(self, "ssla_tick_s"))
+            undone = True
+            while undone:
+                wanted = Remedied(trouble.slice, trouble.entity, metric, remedy.value)
+                end = yield Achieve(Adopt(want(wanted), PROTECT, afresh=True))
+                if not end.achieved:
+                    failed.append(f"{remedy.value}: {end.reason or end.outcome.value}")
+                    break
+                if key in self._breaches:
+                    by = next(
+                        (x.pop for x in self.part.functions if x.entity == trouble.entity), me.name
+                    )
+                    self._breaches[key] = replace(self._breaches[key], remedy=remedy.value, by=by)
+                undone = yield from self._await_end(me, agreed, trouble)
             if not me.beliefs.holds(trouble):
                 return
-            failed.append(f"{remedy.value} has not ended it")
+            if end.achieved:
+                failed.append(f"{remedy.value} has not ended it")
         raise PlanFailed("; ".join(failed) or "the term names nothing that is to be done about it")
+
+    def _await_end(
+        self, me: Agent, agreed: AgreedTerm, trouble: EntityTrouble
+    ) -> Generator[Step, Any, bool]:
+        """Wait for the end of a breach; return whether what was done helped, and was undone."""
+        kind = trouble.slice, trouble.entity, agreed.term.metric.value
+        counted = self._readings.setdefault(kind, deque(maxlen=MOST_READINGS))
+        hold, helped_s, since = me.parameter(self, "ssla_hold_s"), inf, me.now
+        until = me.now + me.parameter(self, "ssla_patience_s") + agreed.term.window_s
+        while me.now < until and me.beliefs.holds(trouble):
+            yield Pause(me.parameter(self, "ssla_tick_s"))
+            if agreed.term.metric not in COUNTED or me.now < since + hold:
+                continue
+            if _grown(counted, helped_s):
+                return True
+            if helped_s == inf and not _grown(counted, me.now - hold):
+                helped_s = me.now
+        return False
 
     # -- memory -----------------------------------------------------------------------------
 
