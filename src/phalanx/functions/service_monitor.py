@@ -352,7 +352,8 @@ class ServiceMonitor(Capability):
         """Return the findings but for UDP that nothing answers and that takes nothing from users.
 
         Telemetry, media and logs are not answered, either. They do harm where they fill the link
-        or are very many packets; and while users suffer, if they were not there before.
+        or are very many packets; and while users suffer, if they were not there before, or their
+        sources attack others.
         """
         targets = {f.target for f in findings if f.kind in ONE_WAY}
         if not targets:
@@ -370,12 +371,14 @@ class ServiceMonitor(Capability):
             )
         }
 
+        hostile = self._hostile()
+
         def harms(f: Finding) -> bool:
             if f.kind not in ONE_WAY or f.target in crowded:
                 return True
             known, source = self._target(f.target), f.source or ""
             new = sent.get(f.target, {}).get(source, 0.0) > GROWN * known.familiar.get(source, 0.0)
-            return self._hurt(me, known) and (new or f.spoofed)
+            return self._hurt(me, known) and (new or f.spoofed or source in hostile)
 
         return list(filter(harms, findings))
 
@@ -447,6 +450,10 @@ class ServiceMonitor(Capability):
         if len(times) > MANY_FLOWS or min(times, default=me.now) < oldest:
             kept = sorted((t, key) for key, t in self._offenders.items() if t > oldest)
             self._offenders = {key: t for t, key in kept[-MANY_FLOWS:]}
+
+    def _hostile(self) -> set[str]:
+        """Return the sources that attacked anybody lately."""
+        return {source for source, _ in self._offenders}
 
     def _strangers(
         self,
@@ -574,7 +581,7 @@ class ServiceMonitor(Capability):
 
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
-        sent = _sent(_one_way(records), seconds)
+        sent, hostile = _sent(_one_way(records), seconds), self._hostile()
         users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         clients: dict[str, set[str]] = defaultdict(set)
         for flow in records.flows:
@@ -596,8 +603,10 @@ class ServiceMonitor(Capability):
             each_kb_s = sum(now.values()) / max(1, len(now))
             kept = [kb_s / known.served[s] for s, kb_s in now.items() if known.served.get(s)]
             # Who comes or goes changes the mean, and takes nothing from those who stay.
-            # Who was attacked just now is attacked again: by others, who do less.
-            least = RESTORED if me.now - known.attacked <= AFTER_S else BREACHED
+            # Who was attacked just now is attacked again: by others, who do less. So is who gets
+            # one-way UDP from sources that attack others.
+            wary = me.now - known.attacked <= AFTER_S or not hostile.isdisjoint(sent[target])
+            least = RESTORED if wary else BREACHED
             less = len(kept) < FEW_KNOWN or median(kept) < least
             explained = target in attacked
             fell = each_kb_s < least * median(known.usual or (0.0,))
