@@ -3,14 +3,15 @@
 import pytest
 from contract_bench import FUNCTIONS as ALL
 from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
+from msgspec.structs import replace
 
 from phalanx.auction.auctioneer import RELIED
 from phalanx.auction.contracts import NOTICE
-from phalanx.auction.outlook import Connected, Outlook
+from phalanx.auction.outlook import Connected, Missed, Outlook
 from phalanx.bdi.steps import Adopt, Believe
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
-from phalanx.coordination.recovery import Recovery
+from phalanx.coordination.recovery import ASK_S, ASKED, Recovery
 from phalanx.domain.actions import InstanceLost, LinkSample, ReadMeasure
 from phalanx.domain.goals import want
 from phalanx.domain.messages import (
@@ -27,6 +28,7 @@ from phalanx.domain.messages import (
     Query,
     Refusal,
     Result,
+    Return,
 )
 from phalanx.domain.predicates import AnomalousUsage, LinkRateLimited, Monitored, Quiet
 
@@ -154,6 +156,28 @@ def test_what_a_holder_still_keeps_stays_as_it_is(bench):
     bench.hear(Performative.INFORM, RELIED, kept(str(LIMITED)), "b")
     assert not bench.sent
     assert bench.agent.beliefs.satisfies(LIMIT)
+
+
+def test_who_comes_back_is_asked_what_became_of_things_though_another_never_answered(bench):
+    bench.carry_out(bench.agent.perceive(Missed(), bench.now, "root"))
+    bench.at(bench.now + ASK_S * (ASKED + 1))
+    assert len(bench.to("b", Return)) == ASKED  # b never answers
+    bench.beat()
+    bench.at(bench.now + bench.settings.silence_s + 3.0)
+    assert bench.gone() == [WARD]
+    asked = len(bench.to(WARD, Return))
+    bench.beat()
+    (state,) = bench.to(WARD, Advertisement)[-1].content.states
+    back = replace(state, alive=True, version=state.version + 1)
+    bench.hear(Performative.INFORM, "news", Advertisement((back,)), WARD)
+    assert len(bench.to(WARD, Return)) == asked + 1
+
+
+def test_whoever_asks_while_it_waits_for_answers_asks_each_peer_once_at_a_time(bench):
+    for _ in range(3):
+        bench.carry_out(bench.agent.perceive(Missed(), bench.now, "root"))
+    bench.at(bench.now + ASK_S * (ASKED + 1))
+    assert len(bench.to("b", Return)) <= ASKED + 1
 
 
 def test_an_inventory_of_somebody_else_says_nothing_about_it(bench):

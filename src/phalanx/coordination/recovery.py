@@ -44,7 +44,9 @@ class Recovery(Capability):
 
     def __init__(self) -> None:
         self._unheard: dict[AgentId, None] = {}
-        """The agents whose answer is still to come."""
+        """The agents whose answer is still to come, or never came."""
+        self._turns = 0
+        """How often they are asked yet."""
         self._waiting: list[GoalInstance] = []
         """What is not pursued before the answers are there."""
 
@@ -64,20 +66,23 @@ class Recovery(Capability):
     @when(Gone, None)
     def others_back(self, me: Agent, gone: Gone) -> Steps | None:
         """Ask also whom this agent took for dead: both may have been cut off from each other."""
-        if gone.agent in self._unheard:
-            return None
-        waits = bool(self._unheard)
-        self._unheard[gone.agent] = None
-        return None if waits else self._ask(me, ASKED)
+        return self._begin(me, [gone.agent])
 
     def _ask_all(self, me: Agent) -> Steps | None:
-        alive = me.capability(Outlook).alive()
-        self._unheard = {pop: None for pop in alive if pop != me.name}
-        return self._ask(me, ASKED)
+        return self._begin(me, [a for a in me.capability(Outlook).alive() if a != me.name])
 
-    def _ask(self, me: Agent, turns: int) -> Steps | None:
-        if not self._unheard or turns == 0:
+    def _begin(self, me: Agent, agents: list[AgentId]) -> Steps | None:
+        """Ask ``agents``, and whoever is alive and has not answered before, from now on."""
+        alive = me.capability(Outlook).alive()
+        self._unheard = dict.fromkeys([*agents, *(a for a in self._unheard if a in alive)])
+        asks, self._turns = self._turns > 0, ASKED
+        return None if asks else self._ask(me)
+
+    def _ask(self, me: Agent) -> Steps | None:
+        if not self._unheard or self._turns == 0:
+            self._turns = 0
             return self._go_on(me)
+        self._turns -= 1
         bidder: Bidder = me.capability(Bidder)
         goals = open_goals(me)
         for peer in self._unheard:
@@ -90,7 +95,7 @@ class Recovery(Capability):
             )
             content = Return(goals, tuple(contracts), tuple(measures))
             me.tell(Performative.QUERY, peer, _conversation(me), content)
-        me.call_at(me.now + ASK_S, partial(self._ask, me, turns - 1))
+        me.call_at(me.now + ASK_S, partial(self._ask, me))
         return None
 
     @hears(Return)
