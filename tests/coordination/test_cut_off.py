@@ -45,6 +45,13 @@ class Talk(Bench):
     def beat(self, sender=WARD):
         self.hear(Performative.INFORM, "heartbeat", Heartbeat(1), sender)
 
+    def come_back(self):
+        """Have the ward contradict its obituary."""
+        self.beat()
+        (state,) = self.to(WARD, Advertisement)[-1].content.states
+        back = replace(state, alive=True, version=state.version + 1)
+        self.hear(Performative.INFORM, "news", Advertisement((back,)), WARD)
+
     def connected(self, up):
         self.carry_out(self.agent.perceive(Connected(up), self.now, "root"))
 
@@ -78,6 +85,23 @@ def test_a_silent_ward_is_gone(bench):
     bench.beat()
     bench.at(bench.settings.silence_s + 3.0)
     assert bench.gone() == [WARD]
+
+
+def test_whom_it_has_to_watch_again_is_given_the_time_to_tell_this_agent(bench):
+    silence_s = bench.settings.silence_s
+    bench.beat()
+    bench.at(silence_s + 3.0)
+    bench.beat("b")  # it covers b now
+    bench.come_back()
+    for _ in range(40):
+        bench.at(bench.now + 1.0)
+        bench.beat()
+    bench.at(bench.now + silence_s + 3.0)
+    assert bench.gone() == [WARD, WARD]
+    bench.at(bench.now + silence_s - 2.0)
+    assert bench.gone() == [WARD, WARD]
+    bench.at(bench.now + 5.0)
+    assert bench.gone() == [WARD, WARD, "b"]
 
 
 def test_who_is_cut_off_judges_nobody_and_listens_anew_afterwards(bench):
@@ -166,10 +190,7 @@ def test_who_comes_back_is_asked_what_became_of_things_though_another_never_answ
     bench.at(bench.now + bench.settings.silence_s + 3.0)
     assert bench.gone() == [WARD]
     asked = len(bench.to(WARD, Return))
-    bench.beat()
-    (state,) = bench.to(WARD, Advertisement)[-1].content.states
-    back = replace(state, alive=True, version=state.version + 1)
-    bench.hear(Performative.INFORM, "news", Advertisement((back,)), WARD)
+    bench.come_back()
     assert len(bench.to(WARD, Return)) == asked + 1
 
 

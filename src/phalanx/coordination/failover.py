@@ -111,6 +111,8 @@ class Failover(Configured, Capability):
         self.taken: dict[Goal, TakenMemory] = {}
         """Goals that this agent took over, and their former owners."""
         self._protected: dict[AgentId, _ProtectedPeer] = {}
+        self._watched: AgentId | None = None
+        """The one that tells this agent that it is alive, as far as this agent knows."""
         self._beaten = 0.0
         """When this agent last looked."""
 
@@ -178,11 +180,13 @@ class Failover(Configured, Capability):
     def _watch(self, me: Agent, pop: AgentId) -> Steps | None:
         peer = self._protected.get(pop)
         if peer is None:
-            self._protected[pop] = _ProtectedPeer(me.now)
+            self._watched, self._protected[pop] = pop, _ProtectedPeer(me.now)
             me.changes += 1
             return None
         if peer.gone:
             self._returned(me, pop, peer)
+        if pop != self._watched:  # it told another until now
+            self._watched, peer.heard = pop, me.now
         outlook: Outlook = me.capability(Outlook)
         if outlook.cut_off(me) or me.now - peer.heard <= self.settings.silence_s:
             return None
