@@ -526,6 +526,21 @@ def test_who_shares_a_new_version_in_its_download_keeps_what_it_got_when_the_old
     assert len(bench.site.measures) == 1
 
 
+def test_a_measure_that_is_answered_after_its_instance_was_replaced_is_kept_by_the_new_one(bench):
+    bench.site.slow.add(Enforce)
+    bench.win("x", LIMIT)
+    newest = replace(RateLimiter.vnfd, version="2.0")
+    bench.settings.catalogue["rate-limiter"] = newest
+    bench.carry_out(bench.agent.perceive(NewVersion(newest), bench.now))
+    bench.finish(Deploy)
+    (new,) = bench.bidder.inventory
+    assert {m.instance for m in bench.site.measures.values()} == {new.id}
+    bench.finish(Enforce)
+    assert set(new.measures) == {LIMITED}
+    bench.hear(Performative.REQUEST, "undo", UndoRequest(avert(LIMITED)))
+    assert not bench.site.measures
+
+
 def test_a_lift_is_asked_for_and_told(bench):
     bench.win("x", LIMIT)
     (fact,) = bench.last("x").facts

@@ -111,7 +111,7 @@ def enforce(
     finally:
         for each in inventory:  # another version may have taken its place
             each.temporary.pop(effect, None)
-    instance.measures[effect] = measure
+    (inventory.get(goal.instance) or instance).measures[effect] = measure
     yield Believe(effect, holder=me.name, mandate=token_hex(8))
 
 
