@@ -252,6 +252,45 @@ class Parent(Capability):
         yield Believe(goal.goal.predicate)
 
 
+class Sharing(Capability):
+    """Two plans wait for one goal."""
+
+    name = "sharing"
+
+    @plan(Fire)
+    @plan(Smoke)
+    def wait(self, me, goal):
+        yield Achieve(Adopt(want(Out("a"))))
+        yield Believe(goal.goal.predicate)
+
+    @plan(Out)
+    def out(self, me, goal):
+        yield Await("key")
+
+
+def test_a_goal_that_two_plans_wait_for_is_given_up_with_the_second():
+    agent, events = make(Sharing)
+    goals = Fire("x"), Smoke("x")
+    for goal in goals:
+        agent.take_on(Adopt(want(goal)), 0.0)
+    agent.end_goal(agent.open_goal(want(goals[0])), GoalOutcome.DROPPED)
+    assert agent.open_goal(want(Out("a"))) is not None
+    agent.end_goal(agent.open_goal(want(goals[1])), GoalOutcome.DROPPED)
+    assert ends(events)[-2:] == [("out(a)", "dropped"), ("smoke(x)", "dropped")]
+    assert agent.open_goals() == []
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_a_goal_of_the_agent_itself_outlives_the_plan_that_waits_for_it_too(first):
+    agent, _ = make(Sharing)
+    wanted = [want(Out("a")), want(Fire("x"))]
+    for goal in wanted if first else reversed(wanted):
+        agent.take_on(Adopt(goal), 0.0)
+    agent.end_goal(agent.open_goal(want(Fire("x"))), GoalOutcome.DROPPED)
+    (left,) = agent.open_goals()
+    assert (left.goal, left.child) == (want(Out("a")), False)
+
+
 def test_waiting_for_several_goals():
     agent, events = make(Parent)
     agent.take_on(Adopt(want(Fire("x"))), 0.0)

@@ -397,6 +397,7 @@ class Agent:
         key = (adopt.goal, adopt.contract)
         open_goal = self._goals.get(key)
         if open_goal is not None:
+            open_goal.child = False
             return open_goal
         if adopt.afresh:
             self._forget(adopt.goal.predicate)
@@ -700,10 +701,13 @@ class Agent:
         if not adopts:
             self.later(then, [], None)
         for index, adopt in enumerate(adopts):
+            known = self._goals.get((adopt.goal, adopt.contract))
+            only_here = known is None or known.child  # else this agent wants it all the same
             child = self.adopt(adopt)
-            child.child = True
-            child.waiters.append(partial(ended, index))
-            goal.children.append(child)
+            child.child = only_here
+            waiter = partial(ended, index)
+            child.waiters.append(waiter)
+            goal.children.append((child, waiter))
 
     def _give_up(self, intention: Intention, goal: GoalInstance, reason: str) -> None:
         """End a plan from outside, and the goals that only it waits for."""
@@ -716,8 +720,9 @@ class Agent:
         if intention.awaited is not None:
             self._waiting.pop(intention.awaited, None)
         children, goal.children = goal.children, []
-        for child in children:
-            if len(child.waiters) == 1:
+        for child, waiter in children:
+            child.waiters.remove(waiter)
+            if child.child and not child.waiters:
                 self.end_goal(child, GoalOutcome.DROPPED, "nobody waits for it any more")
 
     def _record_plan_end(

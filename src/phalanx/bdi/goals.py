@@ -177,9 +177,9 @@ class GoalInstance:
         self.contract = contract
         """The conversation in which it was won."""
         self.child = False
-        """A plan of this agent waits for it: it lives and dies with that plan."""
-        self.children: list[GoalInstance] = []
-        """Goals that its present plan waits for."""
+        """Plans of this agent wait for it, and nothing else does: it lives and dies with them."""
+        self.children: list[tuple[GoalInstance, Callable[[GoalEnd], None]]] = []
+        """Goals that its present plan waits for, each with what tells the plan of its end."""
         self.standing = standing
         """Pursued again whenever its plan ends, until it is dropped."""
         self.running = False
