@@ -178,6 +178,19 @@ def test_a_service_is_enlarged_where_it_runs_before_it_gets_a_replica() -> None:
     assert not of(result, "scaling.refused")
 
 
+def test_what_a_service_soon_needs_again_it_keeps_twice_as_long() -> None:
+    base = plan(UP)
+    (shop,) = base.hosts
+    host = replace(shop, limits=replace(shop.limits, requests_s=120.0))
+    result = run_scenario(replace(base, hosts=(host,), traffic=base.traffic[:1], duration_s=260))
+    added = [e.time for e in scaled_up(result)]
+    given_up = [e.time for e in scaled_up(result, "measure.lifted")]
+    kept = [less - up for up, less in zip(added, given_up, strict=False)]
+    assert len(added) == 4
+    assert kept == pytest.approx([30, 60, 120], abs=5)
+    assert max(up - less for up, less in zip(added[1:], given_up, strict=True)) < 6
+
+
 def test_a_service_is_not_enlarged_for_attackers() -> None:
     attacked = replace(plan(ATTACK), functions=plan(UP).functions)
     result = run_scenario(attacked, until=80)

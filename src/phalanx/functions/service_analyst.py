@@ -109,6 +109,8 @@ MEMORY_LIMIT = 0.9
 TELL_S = 2.0
 """So long an AMF waits before it is scaled, until devices were looked at in the present load; and
 twice as long what other functions ask, for word of attacks on these."""
+MOST_RELAPSES = 4
+"""With so many what was added stays no longer: it is 16 times the first time."""
 ATTACKED_S = 15.0
 """A function that was reported within so long is attacked."""
 BUSY_WEIGHT = 0.05
@@ -148,6 +150,10 @@ class _Service(Struct):
     """When something was wrong last."""
     told: bool = False
     """Whether it was told that nothing helps."""
+    lessened: float | None = None
+    """When what it needed no more was given up last, and has not been wanted again since."""
+    relapses: int = 0
+    """How often it was soon wanted again in a row: each makes the next one wait twice as long."""
 
     def window(self, now: float, sample: ServiceSample) -> TrafficWindow:
         """Return the series with a sample added: of the address, and of each entry's PoP."""
@@ -414,6 +420,10 @@ class ServiceAnalyst(Capability):
         yield from self._claimed(me, trouble, SCALE, self._scale(me, seen, trouble))
 
     def _scale(self, me: Agent, seen: _Service, trouble: ServiceTrouble) -> Part:
+        if seen.lessened is not None:  # how much the last one carried is known by now
+            soon = me.now - seen.lessened < me.parameter(self, "replica_hold_s")
+            seen.relapses = min(seen.relapses + 1, MOST_RELAPSES) if soon else 0
+            seen.lessened = None
         mb_s = HEADROOM * max(seen.received(trouble.ip)[-1:], default=0.0) / 2
         larger = ScaledUp(trouble.ip, 1 + len(self._in_force(me, ScaledUp, trouble.ip)))
         if _offered(me, larger):
@@ -607,7 +617,7 @@ class ServiceAnalyst(Capability):
 
     def _take_back(self, me: Agent, seen: _Service, ip: str) -> Steps:
         """Give up what was added last once the rest suffices, and try the direct way again."""
-        hold_s = me.parameter(self, "replica_hold_s")
+        hold_s = me.parameter(self, "replica_hold_s") * 2.0**seen.relapses
         loads = [v for t, v in seen.series.get((ip, "cpu_share"), ()) if t > me.now - hold_s]
         light = 2 * max(loads, default=1.0) <= LIGHT
         added = self._in_force(me, ScaledUp, ip) + self._in_force(me, Replicated, ip)
@@ -616,6 +626,7 @@ class ServiceAnalyst(Capability):
             if self._held_s(me, last) >= hold_s:
                 # The same load is a larger share of less: that is no trend.
                 seen.series.pop((ip, "cpu_share"), None)
+                seen.lessened = me.now
                 yield Adopt(avert(last), TIDY_UP)
         detours = [*me.beliefs.matching(PlacedNear, ip=ip), *me.beliefs.matching(Rerouted, ip=ip)]
         for detour in detours:
