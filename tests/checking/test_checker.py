@@ -294,6 +294,10 @@ def test_contract_that_goes_on_after_the_plan_that_it_is_for(calm):
     over = replace(call, id="other-1", kind="plan.ended", time=calm[at].time, data=data)
     found = [v.text for v in check([*calm[: at + 1], over, *calm[at + 1 :]])]
     assert [text for text in found if "goes on" in text]
+    # Who was killed meanwhile, which shows as it is back, could not end it.
+    back = replace(over, id="other-2", agent=calm[at].agent, kind="agent.restored")
+    found = [v.text for v in check([*calm[: at + 1], over, back, *calm[at + 1 :]])]
+    assert not [text for text in found if "goes on" in text]
 
 
 def test_agent_that_does_not_begin(log):

@@ -172,6 +172,8 @@ class AuctionRules(RuleGroup):
     def gone(self, event: Event, agent: str) -> None:  # noqa: ARG002
         """Expect no decision of an agent that died, nor an end of its contracts."""
         self._contracts.update({at: False for at in self._contracts if at[0] == agent})
+        for _, name in [at for at in self._contracts if at[0] == agent]:
+            self._vain.pop(name, None)
         for name in [n for n in self._waiting if self._auctions[n].agent == agent]:
             del self._waiting[name]
 
