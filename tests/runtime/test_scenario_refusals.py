@@ -119,6 +119,12 @@ def changed(old: str, new: str) -> str:
         ("parts: 2", "parts: two", "parameters.parts", "a number"),
         ("lease_s: 15", "lease_s: 1", "timing.lease_s", "not above auction_deadline_s"),
         ("lease_s: 15", "silence_s: 1", "timing.silence_s", "not above heartbeat_s"),
+        (
+            "duration_s: 700",
+            "duration_s: 700\ntrust: {verifiers: 10}",
+            "trust.verifiers",
+            "a majority of 10 is 6, and an agent has 5 others to verify it",
+        ),
     ],
 )
 def test_the_field_and_the_reason_are_named(old: str, new: str, field: str, why: str) -> None:

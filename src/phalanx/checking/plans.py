@@ -263,9 +263,11 @@ class _Draw:
             document["timing"]["drain_s"] = self._faults_end_s - self._last_fault_s
         trust = random.Random(f"phalanx/{self._seed}/trust")  # so that plans without it stay
         if not self._spread and trust.random() < ATTESTED:
+            agents = sum(pop.get("agent", True) for pop in document["network"]["pops"])
+            few = agents + len(document.get("agents", ())) < 4  # 3 of 4 have to agree
             document["trust"] = {
                 "period_s": trust.choice([5.0, 8.0, 15.0]),
-                "verifiers": trust.choice([2, 3, 4]),
+                "verifiers": min(trust.choice([2, 3, 4]), 3 if few else 4),
                 "ledger": trust.choice(["memory:", "memory:", "witness:"]),
             }
         return document if self._spread else self._furnish(document)

@@ -120,6 +120,7 @@ def offences(scenario: Scenario) -> Iterator[Offence]:
     yield from allow_offences(scenario.allow)
     yield from _timing(scenario)
     yield from _agents(scenario)
+    yield from _trust(scenario)
     yield from _agreement(scenario)
     yield from _policy(scenario)
     yield from _faults(scenario)
@@ -358,6 +359,17 @@ def _agents(scenario: Scenario) -> Iterator[Offence]:
             yield f"{path}.pop", unknown("PoP", agent.pop, pops)
         if agent.pop is None and agent.scope == POP.name:
             yield f"{path}.pop", "missing; an agent of the scope pop stands at a PoP"
+
+
+def _trust(scenario: Scenario) -> Iterator[Offence]:
+    trust, others = scenario.trust, len(scenario.all_agents()) - 1
+    majority = 0 if trust is None else trust.verifiers // 2 + 1
+    if trust is not None and majority > max(2, others):
+        yield (
+            "trust.verifiers",
+            f"a majority of {trust.verifiers} is {majority}, and an agent has {others} others to "
+            f"verify it: nothing would ever be decided; at most {max(3, 2 * others - 1)}",
+        )
 
 
 def _slices(scenario: Scenario) -> Iterator[Offence]:
