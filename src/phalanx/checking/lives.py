@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite
 from typing import Any, ClassVar
 
-from phalanx.checking.rules import PursuedGoal, RuleGroup, Violation
+from phalanx.checking.rules import MESSAGES, PursuedGoal, RuleGroup, Violation
 from phalanx.domain.events import Event, numbered
 
 CAUSED_BY = {
@@ -385,7 +385,8 @@ class LifeRules(RuleGroup):
     def on_fault_injected(self, event: Event) -> None:
         """Note that durations of an agent are not those of the run any more."""
         self.run.faulty = True
-        self.run.quiet = max(self.run.quiet, event.time + event.data.get("for_s", 0.0))
+        for_ever = inf if event.data["fault"] in MESSAGES else 0.0
+        self.run.quiet = max(self.run.quiet, event.time + event.data.get("for_s", for_ever))
         self.run.skewed |= event.data["fault"] in ("drift", "slow-disk", "full-disk")
         if event.data["fault"] == "degrade":
             a, b = event.data["link"]

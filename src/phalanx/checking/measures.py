@@ -7,15 +7,13 @@ from ipaddress import ip_network
 from typing import Any, ClassVar
 
 from phalanx.checking.resources import near
-from phalanx.checking.rules import ROUNDING, MeasureInForce, RuleGroup
+from phalanx.checking.rules import MESSAGES, ROUNDING, MeasureInForce, RuleGroup
 from phalanx.domain.events import Event
 
 UPDATE_S = 5.0
 """An agent knows of another version after so long."""
 LEAVE_S = 5.0
 """An agent that hands over no longer has left after so long."""
-MESSAGES = ("lose", "duplicate", "delay", "reorder", "partition")
-"""Faults of messages."""
 
 
 def owner(instance: str) -> str:

@@ -17,6 +17,9 @@ ROUNDING = 1e-6
 Amounts = tuple[float, float, float]
 """Cores, memory and disk."""
 
+MESSAGES = ("lose", "duplicate", "delay", "reorder", "partition")
+"""Faults of messages."""
+
 
 class RunningVnf(Struct):
     """An instance that runs."""
