@@ -70,6 +70,28 @@ def test_a_feed_that_nobody_answers_is_left_alone_while_it_takes_nothing_from_us
     assert min(shares(result)) > 0.9
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("start_s", [2, 30])
+def test_a_feed_is_left_alone_beside_one_user_and_beside_two(count: int, start_s: float) -> None:
+    few = users(count=count, demand_mb_s=0.3)
+    result = service(traffic=[few, feed(0.3, profile="udp-fragments", start_s=start_s)])
+    assert not list(filters(result))
+    assert not of(result, "belief.changed", belief=f"serviceBreached({SERVER})")
+
+
+@pytest.mark.parametrize(("start_s", "mb_s"), [(11, 0.9), (30, 1.0), (70, 0.9)])
+def test_much_udp_that_comes_and_takes_a_little_is_blocked(start_s: float, mb_s: float) -> None:
+    """It takes 22 to 30 % from its beginning: no breach at other times."""
+    came = feed(mb_s, profile="udp-fragments", count=3, start_s=start_s, end_s=None)
+    plan = ring(strategy="service", duration_s=150, traffic=[users(), came])
+    host = replace(plan.hosts[0], limits=HostLimitsSpec(packets_s=4000))
+    result = run_scenario(replace(plan, hosts=[host]))
+    sources = {source for _, named in filters(result) for source in named}
+    assert sources == {"10.2.0.1", "10.2.0.2", "10.2.0.3"}
+    hosts = (e.data["hosts"]["shop"] for e in of(result, "network.sample") if e.time > 110)
+    assert min(h["legitimate_mb_s"] / h["wanted_mb_s"] for h in hosts) > 0.99
+
+
 def test_a_feed_that_users_were_served_beside_is_left_alone_while_others_attack() -> None:
     result = service(traffic=[users(), feed(0.6, start_s=2), attack(at=["north"], name="others")])
     assert dict(filters(result)) == {"north": ["10.3.0.1", "10.3.0.2"]}

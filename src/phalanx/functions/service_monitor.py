@@ -54,6 +54,9 @@ CROWDED = 0.2
 """Share of a link's octets from which one-way UDP that came with a breach is its cause."""
 BUSY = 0.7
 """Share of its bandwidth from which a link has too little room for what nobody asked for."""
+LONG_LOOKS = 10
+"""So many looks in a row users get a little less since one-way UDP came that is much of what
+passes: then it is the cause."""
 CROWDING_S = 5_000
 """Packets/s of one-way UDP that are too many for a host, however small."""
 FAMILIAR_WEIGHT = 0.1
@@ -107,6 +110,8 @@ class _Target(Struct):
     """Looks in a row with much less than usual."""
     fallen: float = 0.0
     """When the first of those was."""
+    doubts: int = 0
+    """Looks in a row with a little less than usual since much one-way UDP came."""
     suffers: float | None = None
     """Since when its users get much less than usual, in seconds; None: they do not."""
     asked: int = 0
@@ -130,6 +135,9 @@ class _Target(Struct):
     """Whether the attack holds connections: it is answered now and then, as users are."""
     familiar: dict[str, float] = field(default_factory=dict)
     """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
+    senders: deque[Container[str]] = field(default_factory=lambda: deque(maxlen=FEW_LOOKS))
+    """Sources of one-way UDP in each of the last looks: of who has just come nobody knows yet
+    what it takes from users."""
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
     thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
@@ -582,12 +590,16 @@ class ServiceMonitor(Capability):
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
         sent, hostile = _sent(_one_way(records), seconds), self._hostile()
+        all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         clients: dict[str, set[str]] = defaultdict(set)
         for flow in records.flows:
             if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
                 # Who asks over UDP asks on, answered or not.
                 packets = max(1, flow.packets) if flow.protocol == "udp" else 1
+                asks = flow.protocol != "udp" or flow.replies
+                if not (asks or flow.source in self._target(flow.target).served):
+                    continue  # it gets nothing and never got anything: it is none of the users
                 got = flow.octets * min(1, max(0, flow.replies - flow.resets) / packets)
                 if flow.protocol == "udp" and 2 * flow.replies > flow.packets:
                     clients[flow.target].add(flow.source)
@@ -609,18 +621,27 @@ class ServiceMonitor(Capability):
             least = RESTORED if wary else BREACHED
             less = len(kept) < FEW_KNOWN or median(kept) < least
             explained = target in attacked
-            fell = each_kb_s < least * median(known.usual or (0.0,))
+            usual_kb_s, now_sent = median(known.usual or (0.0,)), sent[target].items()
+            fell = each_kb_s < least * usual_kb_s
+            # Users get a little less, and much has come that nobody answers: that is not usual.
+            grown = sum(kb_s for s, kb_s in now_sent if kb_s > GROWN * known.familiar.get(s, 0.0))
+            doubt = each_kb_s < RESTORED * usual_kb_s and grown >= CROWDED * all_kb_s
             self._part(me, known, kept, explained=explained)
-            yield from self._breach(
-                me, target, known, each_kb_s, less=less and fell, explained=explained
-            )
-            if known.suffers is None and known.cut is None and not fell and not explained:
+            known.doubts = known.doubts + 1 if doubt else 0
+            less = (less and fell) or known.doubts >= LONG_LOOKS
+            yield from self._breach(me, target, known, each_kb_s, less=less, explained=explained)
+            well = known.suffers is None and not doubt
+            if well and known.since is None and not known.low:
+                known.usual.append(each_kb_s)
+            if well and known.cut is None and not fell and not explained:
                 # Who comes to watch in the middle of an attack takes nothing for familiar yet.
                 new = me.now - known.attacked <= AFTER_S and len(known.usual) < LEARNED
-                _learn(known.familiar, {} if seen.full or new else sent.get(target, {}))
+                stay = {s: kb_s for s, kb_s in now_sent if all(s in each for each in known.senders)}
+                _learn(known.familiar, {} if seen.full or new else stay)
                 _learn(known.served, now)
             else:  # who comes during an attack, and is answered, is none of its strangers
                 _learn(known.served, {s: kb_s for s, kb_s in now.items() if s in clients[target]})
+            known.senders.append(sent[target].keys())
 
     def _part(self, me: Agent, known: _Target, kept: list[float], *, explained: bool) -> None:
         """Notice that some users get much less, as others go on: fewer than make a breach."""
@@ -674,8 +695,6 @@ class ServiceMonitor(Capability):
         if known.suffers is not None and each_kb_s >= RESTORED * usual_kb_s:
             known.suffers = None
             yield Believe(breached, value=False)
-        if known.since is None and known.suffers is None and not known.low:
-            known.usual.append(each_kb_s)
 
     def _target(self, target: str) -> _Target:
         return self._targets.setdefault(target, _Target())
