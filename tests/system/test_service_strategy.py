@@ -79,10 +79,10 @@ def test_a_feed_is_left_alone_beside_one_user_and_beside_two(count: int, start_s
     assert not of(result, "belief.changed", belief=f"serviceBreached({SERVER})")
 
 
-@pytest.mark.parametrize(("start_s", "mb_s"), [(11, 0.9), (30, 1.0), (70, 0.9)])
-def test_much_udp_that_comes_and_takes_a_little_is_blocked(start_s: float, mb_s: float) -> None:
-    """It takes 22 to 30 % from its beginning: no breach at other times."""
-    came = feed(mb_s, profile="udp-fragments", count=3, start_s=start_s, end_s=None)
+@pytest.mark.parametrize("start_s", [11, 30, 70])
+def test_much_udp_that_comes_and_takes_a_little_is_blocked(start_s: float) -> None:
+    """It takes 22 % from its beginning: no breach at other times."""
+    came = feed(0.9, profile="udp-fragments", count=3, start_s=start_s, end_s=None)
     plan = ring(strategy="service", duration_s=150, traffic=[users(), came])
     host = replace(plan.hosts[0], limits=HostLimitsSpec(packets_s=4000))
     result = run_scenario(replace(plan, hosts=[host]))

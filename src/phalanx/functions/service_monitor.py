@@ -155,6 +155,10 @@ class _Target(Struct):
     """When strangers, or one-way UDP that does harm, were seen last: those that come soon after are
     more of them."""
 
+    def is_new(self, source: str, kb_s: float) -> bool:
+        """Whether a source sends far more one-way UDP than users were served beside."""
+        return kb_s > GROWN * self.familiar.get(source, 0.0)
+
 
 class _Link(Struct):
     """What was seen of one link lately."""
@@ -385,7 +389,7 @@ class ServiceMonitor(Capability):
             if f.kind not in ONE_WAY or f.target in crowded:
                 return True
             known, source = self._target(f.target), f.source or ""
-            new = sent.get(f.target, {}).get(source, 0.0) > GROWN * known.familiar.get(source, 0.0)
+            new = known.is_new(source, sent.get(f.target, {}).get(source, 0.0))
             return self._hurt(me, known) and (new or f.spoofed or source in hostile)
 
         return list(filter(harms, findings))
@@ -505,7 +509,7 @@ class ServiceMonitor(Capability):
                 source: kb_s
                 # Of forged sources each sends a packet or two.
                 for source, kb_s in sent.items()
-                if kb_s > GROWN * known.familiar.get(source, 0.0)
+                if known.is_new(source, kb_s)
                 and many.get(source, 0.0) > SERVED * known.served.get(source, -1.0)
                 and (source, target) not in convicted
             }
@@ -624,8 +628,8 @@ class ServiceMonitor(Capability):
             usual_kb_s, now_sent = median(known.usual or (0.0,)), sent[target].items()
             fell = each_kb_s < least * usual_kb_s
             # Users get a little less, and much has come that nobody answers: that is not usual.
-            grown = sum(kb_s for s, kb_s in now_sent if kb_s > GROWN * known.familiar.get(s, 0.0))
-            doubt = each_kb_s < RESTORED * usual_kb_s and grown >= CROWDED * all_kb_s
+            came_kb_s = sum(kb_s for source, kb_s in now_sent if known.is_new(source, kb_s))
+            doubt = each_kb_s < RESTORED * usual_kb_s and came_kb_s >= CROWDED * all_kb_s
             self._part(me, known, kept, explained=explained)
             known.doubts = known.doubts + 1 if doubt else 0
             less = (less and fell) or known.doubts >= LONG_LOOKS

@@ -430,13 +430,13 @@ class SslaAssessment(Configured, Capability):
     ) -> Generator[Step, Any, bool]:
         """Wait for the end of a breach; return whether what was done helped, and was undone."""
         kind = trouble.slice, trouble.entity, agreed.term.metric.value
-        counted = self._readings.setdefault(kind, deque(maxlen=MOST_READINGS))
         hold, helped_s, since = me.parameter(self, "ssla_hold_s"), inf, me.now
         until = me.now + me.parameter(self, "ssla_patience_s") + agreed.term.window_s
         while me.now < until and me.beliefs.holds(trouble):
             yield Pause(me.parameter(self, "ssla_tick_s"))
             if agreed.term.metric not in COUNTED or me.now < since + hold:
                 continue
+            counted: Readings = self._readings.get(kind, deque())
             if _grown(counted, helped_s):
                 return True
             if helped_s == inf and not _grown(counted, me.now - hold):

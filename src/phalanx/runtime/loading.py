@@ -362,12 +362,13 @@ def _agents(scenario: Scenario) -> Iterator[Offence]:
 
 
 def _trust(scenario: Scenario) -> Iterator[Offence]:
-    trust, others = scenario.trust, len(scenario.all_agents()) - 1
-    majority = 0 if trust is None else trust.verifiers // 2 + 1
-    if trust is not None and majority > max(2, others):
+    if scenario.trust is None:
+        return
+    verifiers, others = scenario.trust.verifiers, len(scenario.all_agents()) - 1
+    if (majority := verifiers // 2 + 1) > max(2, others):
         yield (
             "trust.verifiers",
-            f"a majority of {trust.verifiers} is {majority}, and an agent has {others} others to "
+            f"a majority of {verifiers} is {majority}, and an agent has {others} others to "
             f"verify it: nothing would ever be decided; at most {max(3, 2 * others - 1)}",
         )
 
