@@ -297,10 +297,13 @@ def in_vain(one: FlowAggregate, sampling: int = 1, few: float = inf) -> bool:
     Counts are scaled up from samples of 1 packet in ``sampling``. Of more than a ``few`` packets it
     is enough that none was answered.
     """
-    asks = one.established or one.answered or one.syn > ASKS * one.packets
+    if one.protocol == "icmp":
+        return True
+    if one.established or one.answered or one.syn > ASKS * one.packets:
+        return False
     replies, packets = max(0, one.replies - one.resets) / sampling, one.packets / sampling
     served = wilson(replies, packets)[1] >= REPLIED and (replies or packets <= few)
-    return one.protocol == "icmp" or not (asks or served)
+    return not served
 
 
 def connectionless(one: FlowAggregate | FlowStats) -> str:

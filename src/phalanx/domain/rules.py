@@ -127,10 +127,10 @@ class PrefixSet:
         if not self._held:
             return False
         length, own, first = _parsed(address)
-        return any(
-            size == length and bits >= own and first >> bits in held
-            for (size, bits), held in self._held.items()
-        )
+        for (size, bits), held in self._held.items():  # asked for each source of each rule
+            if size == length and bits >= own and first >> bits in held:
+                return True
+        return False
 
 
 class AllowedSources(Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,10 +10,11 @@ It needs no image: a switch samples flows by itself (sFlow, IPFIX), and the agen
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from math import inf
+from operator import attrgetter
 from statistics import median
 from typing import ClassVar
 
@@ -97,6 +98,10 @@ REPLIED_S = 300.0
 """So long after answers were seen somewhere, they are expected to pass there."""
 SAMPLES = 60
 """Samples of a link that are kept for detectors."""
+
+
+_what = attrgetter("source", "target", "protocol")
+"""What a record or an aggregate is about."""
 
 
 class _Target(Struct):
@@ -203,8 +208,8 @@ class ServiceMonitor(Capability):
     def __init__(self) -> None:
         self._links: dict[str, _Link] = {}
         self._targets: dict[str, _Target] = {}
-        self._offenders: dict[tuple[str, str], float] = {}
-        """(source, target) of what was convicted, with the time when it was seen last."""
+        self._offenders: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """(source, target) of what was convicted, with when it was seen last; the eldest first."""
 
     @hears(AttackReport)
     def heard_report(self, me: Agent, message: Message) -> None:
@@ -457,11 +462,12 @@ class ServiceMonitor(Capability):
 
     def _remember(self, me: Agent, offenders: Iterable[tuple[str, str]]) -> None:
         """Keep (source, target) of offenders in mind; the eldest are forgotten first."""
-        self._offenders |= dict.fromkeys(offenders, me.now)
-        times, oldest = self._offenders.values(), me.now - me.parameter(self, "offender_memory_s")
-        if len(times) > MANY_FLOWS or min(times, default=me.now) < oldest:
-            kept = sorted((t, key) for key, t in self._offenders.items() if t > oldest)
-            self._offenders = {key: t for t, key in kept[-MANY_FLOWS:]}
+        kept, oldest = self._offenders, me.now - me.parameter(self, "offender_memory_s")
+        for pair in offenders:
+            kept[pair] = me.now
+            kept.move_to_end(pair)
+        while kept and (len(kept) > MANY_FLOWS or next(iter(kept.values())) < oldest):
+            kept.popitem(last=False)
 
     def _hostile(self) -> set[str]:
         """Return the sources that attacked anybody lately."""
@@ -593,7 +599,8 @@ class ServiceMonitor(Capability):
 
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
-        sent, hostile = _sent(_one_way(records), seconds), self._hostile()
+        sent = _sent(_one_way(records), seconds)
+        hostile = self._hostile() if sent else set()
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         clients: dict[str, set[str]] = defaultdict(set)
@@ -734,16 +741,17 @@ def _unserved(
     """
     sampling = max([flow.sampling for flow in records.flows], default=1)
     others = source_rules.aggregate(flow for flow in records.flows if flow.protocol != "udp")
-    longer = source_rules.aggregate(flow for flow in looks if flow.protocol != "udp")
-    vain = {
-        (one.source, one.target, one.protocol)
-        for seen, few_for in ((others, ()), (longer, hurt))
-        for one in seen
-        if one.replies or one.protocol == "icmp" or one.target in heard
-        if source_rules.in_vain(one, sampling, FEW_ASKED if one.target in few_for else inf)
-    }
-    sent = (one for one in others if (one.source, one.target, one.protocol) in vain)
-    return [*_one_way(records), *sent]
+
+    def in_vain(one: source_rules.FlowAggregate, few: float = inf) -> bool:
+        known = one.replies or one.protocol == "icmp" or one.target in heard
+        return bool(known) and source_rules.in_vain(one, sampling, few)
+
+    vain = {_what(one) for one in others if in_vain(one)}
+    # Who was served in this look was in all of them.
+    rest = {_what(one) for one in others if not (one.established or one.answered)} - vain
+    longer = source_rules.aggregate(flow for flow in looks if _what(flow) in rest)
+    vain |= {_what(one) for one in longer if in_vain(one, FEW_ASKED if one.target in hurt else inf)}
+    return [*_one_way(records), *(one for one in others if _what(one) in vain)]
 
 
 def _one_way(records: FlowRecords) -> list[FlowStats]:

@@ -203,13 +203,14 @@ class TrafficEngine(Timed):
         fluid = self._fluid
         room = np.where(fluid.up, fluid.capacity, 0.0)
         for meter in self._meters:
-            meter.rate = fluid.through(meter.rows, meter.routes)
-        copies = [min(meter.limit, float(np.sum(meter.rate))) for meter in self._meters]
-        kept = [np.ones(len(meter.mirror) + 1) for meter in self._meters]
+            meter.rate, meter.share = fluid.through(meter.rows, meter.routes), 1.0
+        mirrors = [meter for meter in self._meters if len(meter.mirror)]
+        copies = [min(meter.limit, float(np.sum(meter.rate))) for meter in mirrors]
+        kept = [np.ones(len(meter.mirror) + 1) for meter in mirrors]
         priority = np.zeros(len(room))
         for _ in range(max(map(len, kept), default=0)):
             offered = {True: np.zeros(len(room)), False: np.zeros(len(room))}
-            for meter, rate, share in zip(self._meters, copies, kept, strict=True):
+            for meter, rate, share in zip(mirrors, copies, kept, strict=True):
                 offered[meter.reserved][meter.mirror] += rate * share[:-1]
             left = np.maximum(room - offered[True], 0.0)
             served = {
@@ -217,10 +218,10 @@ class TrafficEngine(Timed):
                 False: _fitting(left, fluid.arriving + offered[False]) * fluid.up,
             }
             priority = np.zeros(len(room))
-            for meter, rate, share in zip(self._meters, copies, kept, strict=True):
+            for meter, rate, share in zip(mirrors, copies, kept, strict=True):
                 share[1:] = np.multiply.accumulate(served[meter.reserved][meter.mirror])
                 priority[meter.mirror] += rate * share[1:]
-        for meter, share in zip(self._meters, kept, strict=True):
+        for meter, share in zip(mirrors, kept, strict=True):
             meter.share = float(share[-1])
         return np.minimum(priority, room)
 

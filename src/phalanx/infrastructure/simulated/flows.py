@@ -397,12 +397,12 @@ class Flows:
         # Forged addresses come from anywhere.
         forged = profile.spoofed and bool(match.sources or match.outside)
         return (
-            match.source in (None, source.address)
-            and (not match.sources if forged else steering.named(source.address))
+            match.target in (None, source.target)
             and match.entry in (None, source.at)
-            and match.target in (None, source.target)
+            and match.source in (None, source.address)
             and match.port in (None, 0 if profile.bare else source.port)
             and match.protocol in (None, profile.protocol)
+            and (not match.sources if forged else steering.named(source.address))
             and (match.parts == 1 or _part_of(source, match.parts) == match.part)
             and not (
                 rule.verdict is TrafficVerdict.PROXY
