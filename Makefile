@@ -43,7 +43,7 @@ test-linux: .venv/dev
 	$(BIN)/python -m pytest -n 0 -m linux -rs
 
 test-processes: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "processes and not linux" -rs
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "processes and not linux" -rs
 
 lint: .venv/dev
 	$(BIN)/ruff check

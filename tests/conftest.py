@@ -27,8 +27,12 @@ settings.register_profile("nightly", deadline=None, max_examples=1000)
 settings.load_profile("phalanx")
 Fluid.checked = True
 credentials._ROUNDS = 2  # of a hundred: a key derived from a passphrase is to cost little here
-LONGEST = "trust_processes", "spread", "trust_calls", "trust_domain", "trust_tpm"
-"""Files whose tests wait for minutes begin first: a worker that gets one last works on alone."""
+LONGEST = (
+    *("spread", "trust_processes", "process_faults", "trust_calls", "trust_domain", "trust_tpm"),
+    *("hostile_clients", "service_processes", "domain", "nats_silence", "kills"),
+)
+"""Files whose tests wait for minutes begin first, the longest before others: a worker that gets
+one last works on alone."""
 
 _run = System._run
 
@@ -64,4 +68,5 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: (item.path.stem.removeprefix("test_") not in LONGEST, item.path))
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path.stem, len(order)), item.path))

@@ -38,8 +38,8 @@ def caught_up(lab: Lab, alive: Collection[str]) -> None:
     now = time.time()
 
     def network_heard() -> bool:
-        latest = timeline(one for one in lab.heard if one.event.agent == NETWORK)[-1]
-        return latest.at >= now
+        latest = timeline(one for one in lab.heard if one.event.agent == NETWORK)[-1:]
+        return any(one.at >= now for one in latest)
 
     lab.until(network_heard, "the network is heard")
     lab.eventually(lambda: all(map(lab.answers, alive)), "all that run answer")
