@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf, isfinite
 from typing import Any, ClassVar
 
@@ -324,6 +325,8 @@ class LifeRules(RuleGroup):
         self._beliefs: dict[str, dict[str, tuple[Any, Any]]] = {}
         self._told: set[tuple[str, str, str]] = set()
         """A measure, its holder, and an agent that was told so by more than a call."""
+        self._entitled: deque[tuple[str, str]] = deque(maxlen=1_000)
+        """Requests to undo, by the start of their plans, and the holder that it was then."""
         self._trusted: set[str] = set()
         """Agents that were verified, if agents attest each other."""
         self._were_gone: set[str] = set()
@@ -372,6 +375,13 @@ class LifeRules(RuleGroup):
                 if self._beliefs.get(to, {}).get(name) != (True, holder)
             }
 
+    def on_plan_started(self, event: Event) -> None:
+        """Note who may ask: by the time that its request is heard it may believe otherwise."""
+        if event.data["plan"] == "request undo":
+            name = event.data["goal"].removeprefix("¬")
+            told = (holder for what, holder, to in self._told if (what, to) == (name, event.agent))
+            self._entitled.extend((event.id, holder) for holder in told)
+
     def on_goal_adopted(self, event: Event) -> None:
         """See that what another agent asks for is its to ask."""
         asks, name = self.run.cause, event.data["goal"].removeprefix("¬")
@@ -380,6 +390,7 @@ class LifeRules(RuleGroup):
         known = self._beliefs.get(event.agent, {}).get(name) == (True, event.agent)
         if known and asks.agent in self._beliefs and self.run.one_clock:
             so = (name, event.agent, asks.agent) in self._told
+            so = so or (asks.id, event.agent) in self._entitled
             self.require(so, "undo", event, f"{asks.agent} was never told of {name}")
 
     def on_fault_injected(self, event: Event) -> None:
