@@ -79,6 +79,38 @@ def test_a_feed_is_left_alone_beside_one_user_and_beside_two(count: int, start_s
     assert not of(result, "belief.changed", belief=f"serviceBreached({SERVER})")
 
 
+SELDOM = [
+    ("dns", 10, 0.0005, 60, 0),
+    ("dns", 40, 0.0019, 60, 1),
+    ("dns", 3, 0.0005, 30, 0),
+    ("http", 20, 0.003, 90, 0),
+    ("http", 3, 0.003, 30, 0),
+]
+"""Users of whom a look sees so few packets that what they get varies much by chance."""
+
+
+@pytest.mark.parametrize(("profile", "count", "mb_s", "start_s", "seed"), SELDOM)
+def test_a_feed_is_left_alone_beside_users_who_ask_seldom(profile, count, mb_s, start_s, seed):
+    port = 53 if profile == "dns" else 443
+    few = users(profile=profile, count=count, demand_mb_s=mb_s, port=port)
+    came = feed(0.3, profile="udp-fragments", count=2, start_s=start_s, end_s=None)
+    result = service(seed=seed, traffic=[few, came])
+    assert not list(filters(result))
+    assert not of(result, "belief.changed", belief=f"serviceBreached({SERVER})")
+
+
+@pytest.mark.parametrize(("profile", "count", "mb_s", "start_s", "seed"), SELDOM)
+def test_users_who_ask_seldom_are_helped(profile, count, mb_s, start_s, seed):
+    port = 53 if profile == "dns" else 443
+    few = users(profile=profile, count=count, demand_mb_s=mb_s, port=port)
+    came = feed(2, profile="udp-fragments", count=2, start_s=start_s, end_s=None)
+    plan = ring(strategy="service", duration_s=150, seed=seed, traffic=[few, came])
+    host = replace(plan.hosts[0], limits=HostLimitsSpec(packets_s=1500))
+    result = run_scenario(replace(plan, hosts=[host]))
+    assert {source for _, named in filters(result) for source in named} == {"10.2.0.1", "10.2.0.2"}
+    assert min(shares(result, since=start_s + 25)) > 0.99
+
+
 @pytest.mark.parametrize("start_s", [11, 30, 70])
 def test_much_udp_that_comes_and_takes_a_little_is_blocked(start_s: float) -> None:
     """It takes 22 % from its beginning: no breach at other times."""

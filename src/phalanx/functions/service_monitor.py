@@ -21,7 +21,7 @@ from typing import ClassVar
 from msgspec import Struct, field
 
 from phalanx.analytics import source_rules
-from phalanx.analytics.detectors import ONE_WAY, SLOW, Finding
+from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan
@@ -51,6 +51,10 @@ LEARNED = 5
 IN_A_ROW, LOW_S = 2, 0.9
 """Looks with too little goodput that make a breach, and how long after the first one the last is:
 a machine that is busy elsewhere for a moment serves nobody."""
+CHANCE = 1e-4
+"""What few users who ask seldom get varies; a breach is what is by chance rarer than this."""
+CALM_LOOKS, FEW_CALM = 60, 20
+"""Looks that show what chance does; of fewer than the second each counts as one of so many."""
 CROWDED = 0.2
 """Share of a link's octets from which one-way UDP that came with a breach is its cause."""
 BUSY = 0.7
@@ -111,6 +115,8 @@ class _Target(Struct):
     """What one source got in the last looks while nothing was wrong, in KB/s."""
     lately: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
     """What one source got in the last looks, in KB/s."""
+    calm: deque[float] = field(default_factory=lambda: deque(maxlen=CALM_LOOKS))
+    """What users got in the last looks while nothing was wrong, as share of what is usual."""
     low: int = 0
     """Looks in a row with much less than usual."""
     fallen: float = 0.0
@@ -150,6 +156,8 @@ class _Target(Struct):
     nothing was wrong."""
     cut: float | None = None
     """Since when that is a larger share than ever, in seconds: a link that they share is full."""
+    gaps: list[float] = field(default_factory=list)
+    """Those shares, since then."""
     heard: float = -1e9
     """When it was seen to answer last."""
     over_udp: float = -1e9
@@ -163,6 +171,18 @@ class _Target(Struct):
     def is_new(self, source: str, kb_s: float) -> bool:
         """Whether a source sends far more one-way UDP than users were served beside."""
         return kb_s > GROWN * self.familiar.get(source, 0.0)
+
+    def is_breach(self, now: float, least: float) -> bool:
+        """Whether as many looks in a row as were less than ``least`` are no chance.
+
+        An attack may begin before it is known well what is usual: then more looks have to agree.
+        """
+        enough = IN_A_ROW if len(self.usual) >= LEARNED else LEARNED
+        if self.low < enough or now - self.fallen < LOW_S:
+            return False
+        before = list(self.calm)[: -self.low]
+        often = sum(share < least for share in before) / max(len(before), FEW_CALM)
+        return often**self.low <= CHANCE or self.low >= LONG_LOOKS
 
 
 class _Link(Struct):
@@ -454,7 +474,7 @@ class ServiceMonitor(Capability):
                 if flow.protocol == "udp":
                     self._target(flow.target).swarmed = me.now
         for f in findings:
-            if f.kind in ONE_WAY:
+            if f.kind in {*ONE_WAY, REFLECTION}:
                 self._target(f.target).swarmed = me.now
         convicted |= self._strangers(me, seen, records, seconds, convicted)
         self._remember(me, convicted)
@@ -630,17 +650,17 @@ class ServiceMonitor(Capability):
             # one-way UDP from sources that attack others.
             wary = me.now - known.attacked <= AFTER_S or not hostile.isdisjoint(sent[target])
             least = RESTORED if wary else BREACHED
-            less = len(kept) < FEW_KNOWN or median(kept) < least
             explained = target in attacked
             usual_kb_s, now_sent = median(known.usual or (0.0,)), sent[target].items()
             fell = each_kb_s < least * usual_kb_s
+            share = each_kb_s / usual_kb_s if usual_kb_s else inf
+            share = max(share, median(kept)) if len(kept) >= FEW_KNOWN else share
             # Users get a little less, and much has come that nobody answers: that is not usual.
             came_kb_s = sum(kb_s for source, kb_s in now_sent if known.is_new(source, kb_s))
             doubt = each_kb_s < RESTORED * usual_kb_s and came_kb_s >= CROWDED * all_kb_s
             self._part(me, known, kept, explained=explained)
             known.doubts = known.doubts + 1 if doubt else 0
-            less = (less and fell) or known.doubts >= LONG_LOOKS
-            yield from self._breach(me, target, known, each_kb_s, less=less, explained=explained)
+            yield from self._breach(me, target, known, each_kb_s, share, least, explained=explained)
             well = known.suffers is None and not doubt
             if well and known.since is None and not known.low:
                 known.usual.append(each_kb_s)
@@ -658,12 +678,17 @@ class ServiceMonitor(Capability):
         """Notice that some users get much less, as others go on: fewer than make a breach."""
         lost = sum([1 - share for share in kept if share < BREACHED])
         share = lost / max(len(kept), 1)
-        cut = lost >= LOST and len(known.thin) >= LEARNED and share > max(known.thin)
+        cut = lost >= LOST and len(known.thin) >= LEARNED
+        # Of many looks one is the worst by chance; as far again beyond the usual ones none is.
+        cut = cut and share > 2 * max(known.thin) - median(known.thin)
         known.cut = (me.now if known.cut is None else known.cut) if cut else None
         if known.cut is None or me.now - known.cut > me.parameter(self, "resigned_s"):
             known.cut = None
-            if known.suffers is None and not explained:
-                known.thin.append(share)
+            if known.suffers is None and not explained:  # what soon ends was chance, as well
+                known.thin.extend([*known.gaps, share] if len(known.gaps) < LEARNED else [share])
+            known.gaps = []
+        else:
+            known.gaps.append(share)
 
     def _breach(
         self,
@@ -671,25 +696,28 @@ class ServiceMonitor(Capability):
         target: str,
         known: _Target,
         each_kb_s: float,
+        share: float,
+        least: float,
         *,
-        less: bool,
         explained: bool,
     ) -> Steps:
         """Notice that users get much less than usual, and that they get it again.
 
         While it is not known why, agents where traffic enters are asked to look, ever more rarely.
-        What stays like that for long without an attack is usual from then on. ``less``: whether
-        users get less than usual, and those who were served before than they did.
+        What stays like that for long without an attack is usual from then on. ``share``: what users
+        get, of what is usual, or those who were served before of that; less than ``least`` is much
+        less.
         """
         breached = ServiceBreached(target)
         usual_kb_s = median(known.usual or (0.0,))
-        known.low = known.low + 1 if less else 0
+        known.low = known.low + 1 if share < least or known.doubts >= LONG_LOOKS else 0
+        if known.suffers is None and known.since is None:
+            known.calm.append(share)
         known.fallen = me.now if known.low == 1 else known.fallen
         known.lately.append(each_kb_s)
-        # An attack may begin before it is known well what is usual: then more looks have to agree.
-        enough = IN_A_ROW if len(known.usual) >= LEARNED else LEARNED
-        if known.low >= enough and known.suffers is None and me.now - known.fallen >= LOW_S:
+        if known.suffers is None and known.is_breach(me.now, least):
             known.suffers, known.asked = me.now, 0
+            known.calm = deque(list(known.calm)[: -known.low], CALM_LOOKS)
             known.fell = known.fell or me.now
             yield Believe(breached)
         if known.suffers is None and median(known.lately) >= RESTORED * usual_kb_s:
