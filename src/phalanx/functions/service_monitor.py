@@ -22,6 +22,7 @@ from msgspec import Struct, field
 
 from phalanx.analytics import source_rules
 from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
+from phalanx.analytics.group_rules import AMPLIFIED
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan
@@ -620,7 +621,7 @@ class ServiceMonitor(Capability):
         Users who leave take nothing from those who stay, so the goodput is taken per source.
         """
         sent = _sent(_one_way(records), seconds)
-        hostile = self._hostile() if sent else set()
+        hostile, lacking = self._hostile() if sent else set(), _lacking(records, convicted)
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
         users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         clients: dict[str, set[str]] = defaultdict(set)
@@ -655,9 +656,11 @@ class ServiceMonitor(Capability):
             fell = each_kb_s < least * usual_kb_s
             share = each_kb_s / usual_kb_s if usual_kb_s else inf
             share = max(share, median(kept)) if len(kept) >= FEW_KNOWN else share
-            # Users get a little less, and much has come that nobody answers: that is not usual.
+            # Users get a little less than they did, or than they ask for where each question has
+            # its answer, and much has come that nobody answers: that is not usual.
             came_kb_s = sum(kb_s for source, kb_s in now_sent if known.is_new(source, kb_s))
-            doubt = each_kb_s < RESTORED * usual_kb_s and came_kb_s >= CROWDED * all_kb_s
+            doubt = target in lacking or each_kb_s < RESTORED * usual_kb_s
+            doubt = doubt and came_kb_s >= CROWDED * all_kb_s
             self._part(me, known, kept, explained=explained)
             known.doubts = known.doubts + 1 if doubt else 0
             yield from self._breach(me, target, known, each_kb_s, share, least, explained=explained)
@@ -787,6 +790,17 @@ def _one_way(records: FlowRecords) -> list[FlowStats]:
     udp = [flow for flow in records.flows if flow.protocol == "udp"]
     answered = {(flow.source, flow.target) for flow in udp if flow.replies}
     return [f for f in udp if not (f.replies or (f.fragments and (f.source, f.target) in answered))]
+
+
+def _lacking(records: FlowRecords, convicted: Container[tuple[str, str]]) -> set[str]:
+    """Return the targets that answer users too few questions, of what answers each of them."""
+    asked, answered = Counter[str](), Counter[str]()
+    for flow in records.flows:
+        users = flow.replies and (flow.source, flow.target) not in convicted
+        if users and flow.protocol == "udp" and flow.port in AMPLIFIED:
+            asked[flow.target] += flow.packets
+            answered[flow.target] += flow.replies - flow.resets
+    return {target for target, count in asked.items() if answered[target] < RESTORED * count}
 
 
 def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
