@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Container, Iterable, Mapping
 from functools import partial
-from math import inf
+from math import inf, sqrt
 from operator import attrgetter
 from statistics import median
 from typing import ClassVar
@@ -23,6 +23,7 @@ from msgspec import Struct, field
 from phalanx.analytics import source_rules
 from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
 from phalanx.analytics.group_rules import AMPLIFIED
+from phalanx.analytics.statistics import Z
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan
@@ -120,6 +121,17 @@ class _Target(Struct):
     """What users got in the last looks while nothing was wrong, as share of what is usual."""
     low: int = 0
     """Looks in a row with much less than usual."""
+    octets: float = 1e3
+    """Of a packet of its users, on average."""
+    users: int = 0
+    """How many were seen last."""
+    count: float = 0.0
+    """How many of their packets were 1 KB/s in the last look."""
+    due: float = 0.0
+    got: float = 0.0
+    """Packets that they were due in those looks, and those they got."""
+    questions: bool = False
+    """Whether those that they were due are their questions."""
     fallen: float = 0.0
     """When the first of those was."""
     doubts: int = 0
@@ -183,7 +195,10 @@ class _Target(Struct):
             return False
         before = list(self.calm)[: -self.low]
         often = sum(share < least for share in before) / max(len(before), FEW_CALM)
-        return often**self.low <= CHANCE or self.low >= LONG_LOOKS
+        if often**self.low > CHANCE and self.low < LONG_LOOKS:
+            return False
+        rests_on = inf if self.questions else sum(self.usual) * self.users * self.count
+        return _is_less(self.due, self.got, rests_on)
 
 
 class _Link(Struct):
@@ -343,7 +358,8 @@ class ServiceMonitor(Capability):
             # A swarm of UDP would tell the entries to look for feeds, too.
             kinds |= {f.kind for f in told if f.target == target} - ONE_WAY
             yield from self._attacked(me, goal, seen, target, sources, kinds)
-        yield from self._service(me, seen, records, whole_s, convicted, attacked)
+        explained = attacked.keys() | spared
+        yield from self._service(me, seen, records, whole_s, convicted, explained)
 
     def _examine(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
@@ -607,6 +623,33 @@ class ServiceMonitor(Capability):
             tap = next(last, link_ends(goal.predicate_as(Monitored).link)[0])
             yield Adopt(want(EntryScreened(target, "")), PROTECT, tap=tap, afresh=True)
 
+    def _users(
+        self,
+        me: Agent,
+        records: FlowRecords,
+        seconds: float,
+        convicted: Container[tuple[str, str]],
+    ) -> tuple[dict[str, dict[str, float]], dict[str, set[str]], dict[str, float]]:
+        """Return what users got in KB/s, by target; clients over UDP; and octets of a packet."""
+        users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        clients: dict[str, set[str]] = defaultdict(set)
+        octets, packets = Counter[str](), Counter[str]()
+        for flow in records.flows:
+            if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
+                # Who asks over UDP asks on, answered or not.
+                asked = max(1, flow.packets) if flow.protocol == "udp" else 1
+                asks = flow.protocol != "udp" or flow.replies
+                if not (asks or flow.source in self._target(flow.target).served):
+                    continue  # it gets nothing and never got anything: it is none of the users
+                got = flow.octets * min(1, max(0, flow.replies - flow.resets) / asked)
+                octets[flow.target] += flow.octets
+                packets[flow.target] += flow.packets
+                if flow.protocol == "udp" and 2 * flow.replies > flow.packets:
+                    clients[flow.target].add(flow.source)
+                    self._target(flow.target).over_udp = me.now
+                users[flow.target][flow.source] += got / seconds / 1e3
+        return users, clients, {target: octets[target] / n for target, n in packets.items() if n}
+
     def _service(
         self,
         me: Agent,
@@ -614,72 +657,77 @@ class ServiceMonitor(Capability):
         records: FlowRecords,
         seconds: float,
         convicted: dict[tuple[str, str], Finding | None],
-        attacked: dict[str, set[str]],
+        explained: set[str],
     ) -> Steps:
         """Compare what a user of each address gets with what is usual; note the end of attacks.
 
-        Users who leave take nothing from those who stay, so the goodput is taken per source.
+        Users who leave take nothing from those who stay, so the goodput is taken per source. Of
+        targets that are ``explained`` it is known why users get less.
         """
         sent = _sent(_one_way(records), seconds)
         hostile, lacking = self._hostile() if sent else set(), _lacking(records, convicted)
         all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
-        users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        clients: dict[str, set[str]] = defaultdict(set)
-        for flow in records.flows:
-            if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
-                # Who asks over UDP asks on, answered or not.
-                packets = max(1, flow.packets) if flow.protocol == "udp" else 1
-                asks = flow.protocol != "udp" or flow.replies
-                if not (asks or flow.source in self._target(flow.target).served):
-                    continue  # it gets nothing and never got anything: it is none of the users
-                got = flow.octets * min(1, max(0, flow.replies - flow.resets) / packets)
-                if flow.protocol == "udp" and 2 * flow.replies > flow.packets:
-                    clients[flow.target].add(flow.source)
-                    self._target(flow.target).over_udp = me.now
-                users[flow.target][flow.source] += got / seconds / 1e3
-        for target in dict.fromkeys([*seen.targets, *attacked, *users]):
+        users, clients, octets = self._users(me, records, seconds, convicted)
+        for target in dict.fromkeys([*seen.targets, *sorted(explained), *users]):
             seen.targets[target] = None
             known, now = self._target(target), users[target]
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
                 known.former = frozenset(s for s, to in self._offenders if to == target)
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
-            each_kb_s = sum(now.values()) / max(1, len(now))
-            kept = [kb_s / known.served[s] for s, kb_s in now.items() if known.served.get(s)]
+            # Who comes and asks for far more than a user does would hide that those get less.
+            came = known.asking.keys() - known.served.keys()
+            those = {s: kb_s for s, kb_s in now.items() if s not in came} or now
+            if target in octets:
+                known.octets, known.users = octets[target], len(those)
+            known.count = 1e3 * seconds / known.octets
+            each_kb_s = sum(those.values()) / max(1, len(those))
+            kept = {s: kb_s / known.served[s] for s, kb_s in those.items() if known.served.get(s)}
             # Who comes or goes changes the mean, and takes nothing from those who stay.
             # Who was attacked just now is attacked again: by others, who do less. So is who gets
             # one-way UDP from sources that attack others.
             wary = me.now - known.attacked <= AFTER_S or not hostile.isdisjoint(sent[target])
             least = RESTORED if wary else BREACHED
-            explained = target in attacked
             usual_kb_s, now_sent = median(known.usual or (0.0,)), sent[target].items()
             fell = each_kb_s < least * usual_kb_s
             share = each_kb_s / usual_kb_s if usual_kb_s else inf
-            share = max(share, median(kept)) if len(kept) >= FEW_KNOWN else share
+            share = max(share, median(kept.values())) if len(kept) >= FEW_KNOWN else share
+            due_kb_s, got_kb_s = usual_kb_s * known.users, sum(those.values())
+            known.questions = target in lacking
+            due, got = lacking.get(target) or (due_kb_s * known.count, got_kb_s * known.count)
+            known.due, known.got = known.due + due, known.got + got
             # Users get a little less than they did, or than they ask for where each question has
             # its answer, and much has come that nobody answers: that is not usual.
             came_kb_s = sum(kb_s for source, kb_s in now_sent if known.is_new(source, kb_s))
             doubt = target in lacking or each_kb_s < RESTORED * usual_kb_s
             doubt = doubt and came_kb_s >= CROWDED * all_kb_s
-            self._part(me, known, kept, explained=explained)
+            why = target in explained
+            self._part(me, known, kept, explained=why)
             known.doubts = known.doubts + 1 if doubt else 0
-            yield from self._breach(me, target, known, each_kb_s, share, least, explained=explained)
+            yield from self._breach(me, target, known, each_kb_s, share, least, explained=why)
             well = known.suffers is None and not doubt
             if well and known.since is None and not known.low:
                 known.usual.append(each_kb_s)
-            if well and known.cut is None and not fell and not explained:
+            if well and known.cut is None and not fell and target not in explained:
                 # Who comes to watch in the middle of an attack takes nothing for familiar yet.
                 new = me.now - known.attacked <= AFTER_S and len(known.usual) < LEARNED
                 stay = {s: kb_s for s, kb_s in now_sent if all(s in each for each in known.senders)}
                 _learn(known.familiar, {} if seen.full or new else stay)
-                _learn(known.served, now)
+                long = me.now - AFTER_S
+                stayed = {s: now[s] for s in came & now.keys() if known.asking[s] <= long}
+                _learn(known.served, those | stayed)
             else:  # who comes during an attack, and is answered, is none of its strangers
                 _learn(known.served, {s: kb_s for s, kb_s in now.items() if s in clients[target]})
             known.senders.append(sent[target].keys())
 
-    def _part(self, me: Agent, known: _Target, kept: list[float], *, explained: bool) -> None:
+    def _part(self, me: Agent, known: _Target, kept: dict[str, float], *, explained: bool) -> None:
         """Notice that some users get much less, as others go on: fewer than make a breach."""
-        lost = sum([1 - share for share in kept if share < BREACHED])
+        due = {source: known.served[source] * known.count for source in kept}
+        lost = sum(
+            1 - share
+            for source, share in kept.items()
+            if share < BREACHED and _is_less(due[source], due[source] * share)
+        )
         share = lost / max(len(kept), 1)
         cut = lost >= LOST and len(known.thin) >= LEARNED
         # Of many looks one is the worst by chance; as far again beyond the usual ones none is.
@@ -714,6 +762,8 @@ class ServiceMonitor(Capability):
         breached = ServiceBreached(target)
         usual_kb_s = median(known.usual or (0.0,))
         known.low = known.low + 1 if share < least or known.doubts >= LONG_LOOKS else 0
+        if not (known.low or known.doubts):
+            known.due = known.got = 0.0
         if known.suffers is None and known.since is None:
             known.calm.append(share)
         known.fallen = me.now if known.low == 1 else known.fallen
@@ -792,15 +842,28 @@ def _one_way(records: FlowRecords) -> list[FlowStats]:
     return [f for f in udp if not (f.replies or (f.fragments and (f.source, f.target) in answered))]
 
 
-def _lacking(records: FlowRecords, convicted: Container[tuple[str, str]]) -> set[str]:
-    """Return the targets that answer users too few questions, of what answers each of them."""
+def _is_less(due: float, got: float, rests_on: float = inf) -> bool:
+    """Whether packets are certainly fewer than are due: questions and answers vary, both.
+
+    So do the packets that what is due ``rests_on``.
+    """
+    return due - got > Z * sqrt(2 * due * (1 + due / max(1.0, rests_on)))
+
+
+def _lacking(
+    records: FlowRecords, convicted: Container[tuple[str, str]]
+) -> dict[str, tuple[int, int]]:
+    """Return how many questions of users targets had and answered; of what answers each of them.
+
+    Only of those that answered too few.
+    """
     asked, answered = Counter[str](), Counter[str]()
     for flow in records.flows:
         users = flow.replies and (flow.source, flow.target) not in convicted
         if users and flow.protocol == "udp" and flow.port in AMPLIFIED:
             asked[flow.target] += flow.packets
             answered[flow.target] += flow.replies - flow.resets
-    return {target for target, count in asked.items() if answered[target] < RESTORED * count}
+    return {to: (n, answered[to]) for to, n in asked.items() if answered[to] < RESTORED * n}
 
 
 def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
