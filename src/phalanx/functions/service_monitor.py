@@ -167,6 +167,8 @@ class _Target(Struct):
     thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
     """What those lacked that got much less, as share of what all got, in the last looks while
     nothing was wrong."""
+    short: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Packets that each of those was due in the last look, and those it got."""
     cut: float | None = None
     """Since when that is a larger share than ever, in seconds: a link that they share is full."""
     gaps: list[float] = field(default_factory=list)
@@ -722,12 +724,12 @@ class ServiceMonitor(Capability):
 
     def _part(self, me: Agent, known: _Target, kept: dict[str, float], *, explained: bool) -> None:
         """Notice that some users get much less, as others go on: fewer than make a breach."""
-        due = {source: known.served[source] * known.count for source in kept}
-        lost = sum(
-            1 - share
-            for source, share in kept.items()
-            if share < BREACHED and _is_less(due[source], due[source] * share)
-        )
+        due = {s: known.served[s] * known.count for s, share in kept.items() if share < BREACHED}
+        before, known.short = known.short, {s: (each, each * kept[s]) for s, each in due.items()}
+        lost = 0.0
+        for source, (each, got) in known.short.items():  # an attack makes looks half as long
+            more, too = before.get(source, (0.0, 0.0))
+            lost += 1 - kept[source] if _is_less(each + more, got + too) else 0
         share = lost / max(len(kept), 1)
         cut = lost >= LOST and len(known.thin) >= LEARNED
         # Of many looks one is the worst by chance; as far again beyond the usual ones none is.
