@@ -40,7 +40,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not linux and not processes and not browser"
 
 test-linux: .venv/dev
-	$(BIN)/python -m pytest -n 0 -m linux -rs
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m linux -rs
 
 test-processes: .venv/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "processes and not linux" -rs
