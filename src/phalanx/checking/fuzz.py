@@ -103,10 +103,11 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
     wanted = Counter[str]()
     for group in document["traffic"]:
         if group["profile"] not in ATTACKS:
-            wanted[str(group["target"])] += group["count"] * group["demand_mb_s"]
-    # A limit below what users want has something to hold back until it is reviewed.
+            most = group["demand_mb_s"] * (1 + group.get("jitter", 0))
+            wanted[str(group["target"])] += group["count"] * most
+    # A limit that is not above what users want has something to hold back until it is reviewed.
     rate_mb_s = document.get("parameters", {}).get("ip_rate_mb_s", 2.0)
-    low = max(wanted.values(), default=0.0) > rate_mb_s
+    low = max(wanted.values(), default=0.0) > 0.99 * rate_mb_s
     # Nothing that is only observed makes a service's load lighter, by which it is given back.
     stays: tuple[str, ...] = RELIEVING if document.get("mode") == "observe" else ()
     if document["strategy"] == "published":  # each step of its search may fetch an image
