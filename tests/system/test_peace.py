@@ -24,6 +24,8 @@ def peaceful(number: int) -> Document:
         plan["functions"].setdefault(name, {"image_mb": 0.2, "boot_s": 0.1})
     for host in plan["hosts"]:
         host["limits"] = PLENTY
+    for monitor in plan["monitors"]:
+        monitor.pop("service", None)
     users = [g for g in plan["traffic"] if g["profile"] not in ATTACKS and g["name"] != "crowd"]
     least_mb_s = min(each["bandwidth_mb_s"] for each in plan["network"]["links"] + plan["hosts"])
     for group in users:

@@ -710,13 +710,13 @@ class ServiceMonitor(Capability):
             well = known.suffers is None and not doubt
             if well and known.since is None and not known.low:
                 known.usual.append(each_kb_s)
-            if well and known.cut is None and not fell and target not in explained:
+            if well and known.cut is None and not fell and not why:
                 # Who comes to watch in the middle of an attack takes nothing for familiar yet.
                 new = me.now - known.attacked <= AFTER_S and len(known.usual) < LEARNED
                 stay = {s: kb_s for s, kb_s in now_sent if all(s in each for each in known.senders)}
                 _learn(known.familiar, {} if seen.full or new else stay)
                 long = me.now - AFTER_S
-                stayed = {s: now[s] for s in came & now.keys() if known.asking[s] <= long}
+                stayed = {s: now[s] for s in now if s in came and known.asking[s] <= long}
                 _learn(known.served, those | stayed)
             else:  # who comes during an attack, and is answered, is none of its strangers
                 _learn(known.served, {s: kb_s for s, kb_s in now.items() if s in clients[target]})
