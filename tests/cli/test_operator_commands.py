@@ -73,7 +73,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             made.start(pop, settings={"metrics": METRICS[pop]} if EXPORTS else {})
         made.until(lambda: made.serving(*made.pops), "all agents serve")
         made.start_network()
-        made.until(made.held_off, "the attack is held off")
+        made.until(made.settled, "the attack is held off")
         yield made
 
 

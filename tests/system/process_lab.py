@@ -314,3 +314,8 @@ class Lab:
     def held_off(self) -> bool:
         """Whether the attack is held off now."""
         return holds(effect_of(measure) for measure in self.in_force())
+
+    def settled(self) -> bool:
+        """Whether it is held off by what stays: each attacker is blocked, every limit lifted."""
+        effects = [effect_of(measure) for measure in self.in_force()]
+        return holds(effects) and all(e.startswith("flowRateLimited") for e in effects)
