@@ -34,7 +34,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     folder.mkdir()
     with Lab(folder) as made:
         made.start_all()
-        made.until(made.settled, "the flood is held off, by nothing that its agent soon lifts itself")
+        made.until(made.settled, "the flood is held off by what stays")
         yield made
         for path in (made.testbed.domain.folder / "sites").glob("*/*/pid"):
             process = Slot(path.parent).process()

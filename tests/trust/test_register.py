@@ -37,11 +37,12 @@ GOOD, BAD, NONE, WARNING = (
 class Ledger:
     """Entries one after the other into a register."""
 
-    def __init__(self, verifiers: int = 3) -> None:
+    def __init__(self, verifiers: int = 3, agents: tuple[str, ...] = AGENTS) -> None:
         self.register = TrustRegister()
+        self.agents = agents
         self.position = 0
         self.add(Enrolled("secaas", "0x0", "operator", "", ""))
-        for name in AGENTS:
+        for name in agents:
             self.add(Enrolled(name, f"0x{name}", "agent", "phalanx 1", ""))
         self.add(Planned(10.0, verifiers))
 
@@ -58,7 +59,7 @@ class Ledger:
 
     def chain(self) -> None:
         verifier = "secaas"
-        for name in AGENTS:
+        for name in self.agents:
             self.attest(name, verifier, GOOD)
             verifier = name
 
@@ -241,6 +242,24 @@ def test_a_verifier_that_says_nothing_loses_trust(ledger: Ledger) -> None:
     scores = {name: member.score for name, member in ledger.register.members.items()}
     assert scores[mute] < 0.25
     assert min(score for name, score in scores.items() if name != mute) > 0.8
+
+
+def test_of_two_agents_one_that_was_gone_is_soon_trusted_as_before() -> None:
+    here, gone = AGENTS[:2]
+    ledger = Ledger(verifiers=2, agents=(here, gone))
+    ledger.chain()
+    score = []
+    for number in range(1, 41):
+        away = 10 <= number < 20
+        ledger.open(number)
+        ledger.attest(gone, here, NONE if away else GOOD, number)
+        if not away:
+            ledger.attest(here, gone, GOOD, number)
+        score.append(ledger.register.members[gone].score)
+    assert score[9] > 0.8
+    assert 0.3 < min(score) < 0.45
+    assert score[30] > 0.6
+    assert ledger.register.standing(gone) is TrustStanding.TRUSTED
 
 
 def test_nobody_is_blamed_for_a_round_that_the_ledger_missed(ledger: Ledger) -> None:

@@ -387,8 +387,11 @@ class TrustRegister(Struct):
             if name in said_something:
                 member.silent = 0
             else:
-                member.silent += 1  # once is an accident, time and again is not
-                weight = _NO_WORD * member.silent
+                member.silent += 1
+                found = {result.tier for result in self.said.get(name, {}).values()}
+                gone = found == {TrustTier.NONE}
+                # Once is an accident, time and again is not, of one that is there.
+                weight = _NO_WORD * (1 if gone else member.silent)
                 member.count(TrustAttribute.BEHAVIOUR, self.position, against=weight)
 
     def _credit(self, member: GroupMember, said: dict[AgentId, AttestationResult]) -> None:
@@ -399,7 +402,9 @@ class TrustRegister(Struct):
             found.seen_for *= kept
             found.against *= kept
         tiers = [result.tier for result in said.values()]
-        if tiers.count(TrustTier.AFFIRMING) >= self.quorum:
+        # Of two agents each is verified by one, whose word is all there can be.
+        enough = min(self.quorum, len(self.verifiers_of(member.agent)))
+        if tiers.count(TrustTier.AFFIRMING) >= enough > 0:
             self._count_attested(member, _GENUINE)
             for verifier, result in said.items():
                 if result.tier is TrustTier.CONTRAINDICATED:
