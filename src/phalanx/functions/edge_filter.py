@@ -30,6 +30,7 @@ from phalanx.analytics.detectors import (
     load_detector,
 )
 from phalanx.analytics.fixed_rules import FixedRules
+from phalanx.analytics.goodput import CROWDED
 from phalanx.analytics.source_rules import (
     ANSWERED,
     COMPLETES,
@@ -84,7 +85,7 @@ from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.series import TrafficWindow
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
-from phalanx.functions.service_monitor import ATTACK, CROWDED, REPLIED_S, report_attack
+from phalanx.functions.service_monitor import ATTACK, REPLIED_S, report_attack
 
 SIGNALLING_RULES = "signalling-rules"
 """The detector of devices that ask too often."""

@@ -11,19 +11,18 @@ It needs no image: a switch samples flows by itself (sFlow, IPFIX), and the agen
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from functools import partial
-from math import inf, sqrt
+from math import inf
 from operator import attrgetter
-from statistics import median
 from typing import ClassVar
 
 from msgspec import Struct, field
 
 from phalanx.analytics import source_rules
 from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
+from phalanx.analytics.goodput import AFTER_S, CROWDED, FEW_LOOKS, RESTORED, Goodput, Look
 from phalanx.analytics.group_rules import AMPLIFIED
-from phalanx.analytics.statistics import Z
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan
@@ -43,38 +42,10 @@ from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
 
 ATTACK = "attack"
 """Conversation of the reports."""
-BREACHED, RESTORED = 0.7, 0.9
-"""Shares of the usual goodput below which a service is breached, and above which it is back. Soon
-after an attack the second one is that for both."""
-USUAL_LOOKS = 20
-"""Looks whose median is what is usual: a flood that is served does not change it in a few."""
-LEARNED = 5
-"""Looks after which it is known what is usual."""
-IN_A_ROW, LOW_S = 2, 0.9
-"""Looks with too little goodput that make a breach, and how long after the first one the last is:
-a machine that is busy elsewhere for a moment serves nobody."""
-CHANCE = 1e-4
-"""What few users who ask seldom get varies; a breach is what is by chance rarer than this."""
-CALM_LOOKS, FEW_CALM = 60, 20
-"""Looks that show what chance does; of fewer than the second each counts as one of so many."""
-CROWDED = 0.2
-"""Share of a link's octets from which one-way UDP that came with a breach is its cause."""
 BUSY = 0.7
 """Share of its bandwidth from which a link has too little room for what nobody asked for."""
-LONG_LOOKS = 10
-"""So many looks in a row users get a little less since one-way UDP came that is much of what
-passes: then it is the cause."""
 CROWDING_S = 5_000
 """Packets/s of one-way UDP that are too many for a host, however small."""
-FAMILIAR_WEIGHT = 0.1
-"""Weight of one look in what a source usually sends."""
-FEW_KNOWN = 3
-"""Fewer users that were seen before do not show whether others take service from them."""
-LOST = 0.6
-"""What users that get much less than they did lack together, of what one got, at least."""
-GROWN = 1.5
-"""A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
-that grow slowly were there while users were served, too."""
 SERVED = 3.0
 """Whom the target served is a stranger again if it sends so many times what it got: clients that
 ask over UDP, and are not answered any more, send on."""
@@ -84,7 +55,6 @@ FEW_ASKED = 16
 """A remembered offender is convicted again by so many SYNs or packets that got nothing."""
 FEW_SENT = 4
 """One forged address of many sends not more packets in a look."""
-FEW_LOOKS = 2
 GOES_ON_S = 2.0
 """Who asks for far too much is a flood once it has done so for so long."""
 RECENT_S = 1.0
@@ -96,8 +66,6 @@ MOST_KEPT = 2 * MANY_FLOWS
 """Records of all looks that are kept, but for the last ``FEW_LOOKS``."""
 MANY_OPEN = 20
 """Connections of a link below which none of its sources is certain to hold too many."""
-AFTER_S = 60.0
-"""So long after an attack less is taken for a breach, and by who is new nothing for familiar."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
 REPLIED_S = 300.0
@@ -113,35 +81,10 @@ _what = attrgetter("source", "target", "protocol")
 class _Target(Struct):
     """What is known of the traffic towards one address."""
 
-    usual: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
-    """What one source got in the last looks while nothing was wrong, in KB/s."""
-    lately: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
-    """What one source got in the last looks, in KB/s."""
-    calm: deque[float] = field(default_factory=lambda: deque(maxlen=CALM_LOOKS))
-    """What users got in the last looks while nothing was wrong, as share of what is usual."""
-    low: int = 0
-    """Looks in a row with much less than usual."""
-    octets: float = 1e3
-    """Of a packet of its users, on average."""
-    users: int = 0
-    """How many were seen last."""
-    count: float = 0.0
-    """How many of their packets were 1 KB/s in the last look."""
-    due: float = 0.0
-    got: float = 0.0
-    """Packets that they were due in those looks, and those they got."""
-    questions: bool = False
-    """Whether those that they were due are their questions."""
-    fallen: float = 0.0
-    """When the first of those was."""
-    doubts: int = 0
-    """Looks in a row with a little less than usual since much one-way UDP came."""
-    suffers: float | None = None
-    """Since when its users get much less than usual, in seconds; None: they do not."""
+    goodput: Goodput = field(default_factory=Goodput)
+    """What its users get."""
     asked: int = 0
-    """How often others were asked to look, since then."""
-    fell: float | None = None
-    """Since when they get less in the middle of several looks: one good look is chance."""
+    """How often others were asked to look, since users get much less."""
     since: float | None = None
     """When the present attack was first seen, in seconds; None: there is none."""
     attacked: float = -1e9
@@ -157,50 +100,13 @@ class _Target(Struct):
     """Those of them behind which users were seen as well."""
     slow: bool = False
     """Whether the attack holds connections: it is answered now and then, as users are."""
-    familiar: dict[str, float] = field(default_factory=dict)
-    """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
-    senders: deque[Container[str]] = field(default_factory=lambda: deque(maxlen=FEW_LOOKS))
-    """Sources of one-way UDP in each of the last looks: of who has just come nobody knows yet
-    what it takes from users."""
-    served: dict[str, float] = field(default_factory=dict)
-    """Users that were served, with what each got, in KB/s."""
-    thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
-    """What those lacked that got much less, as share of what all got, in the last looks while
-    nothing was wrong."""
-    short: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Packets that each of those was due in the last look, and those it got."""
-    cut: float | None = None
-    """Since when that is a larger share than ever, in seconds: a link that they share is full."""
-    gaps: list[float] = field(default_factory=list)
-    """Those shares, since then."""
     heard: float = -1e9
     """When it was seen to answer last."""
     over_udp: float = -1e9
     """When it was seen to answer over UDP last."""
-    asking: dict[str, float] = field(default_factory=dict)
-    """Since when sources ask it for far more than a user does, look after look."""
     swarmed: float = -1e9
     """When strangers, or one-way UDP that does harm, were seen last: those that come soon after are
     more of them."""
-
-    def is_new(self, source: str, kb_s: float) -> bool:
-        """Whether a source sends far more one-way UDP than users were served beside."""
-        return kb_s > GROWN * self.familiar.get(source, 0.0)
-
-    def is_breach(self, now: float, least: float) -> bool:
-        """Whether as many looks in a row as were less than ``least`` are no chance.
-
-        An attack may begin before it is known well what is usual: then more looks have to agree.
-        """
-        enough = IN_A_ROW if len(self.usual) >= LEARNED else LEARNED
-        if self.low < enough or now - self.fallen < LOW_S:
-            return False
-        before = list(self.calm)[: -self.low]
-        often = sum(share < least for share in before) / max(len(before), FEW_CALM)
-        if often**self.low > CHANCE and self.low < LONG_LOOKS:
-            return False
-        rests_on = inf if self.questions else sum(self.usual) * self.users * self.count
-        return _is_less(self.due, self.got, rests_on)
 
 
 class _Link(Struct):
@@ -276,7 +182,7 @@ class ServiceMonitor(Capability):
         me.cause = goal.cause if goal.end is None else goal.end.event
         for target in self._links[goal.predicate_as(Monitored).link].targets:
             known = self._target(target)
-            known.since, known.named, known.suffers = None, frozenset(), None
+            known.since, known.named, known.goodput.suffers = None, frozenset(), None
             for belief in UnderAttack(target), ServiceBreached(target):
                 if me.beliefs.get(belief) is not None:
                     me.do_step(Forget(belief))
@@ -391,11 +297,6 @@ class ServiceMonitor(Capability):
             findings += [f for f in longer if (f.source, f.target) in present]
         return findings
 
-    def _hurt(self, me: Agent, known: _Target) -> bool:
-        """Whether users get much less: all together, or for a while those behind one link."""
-        cut = known.cut is not None and me.now - known.cut >= LOW_S
-        return cut or known.suffers is not None
-
     def _harmful(
         self,
         me: Agent,
@@ -432,9 +333,9 @@ class ServiceMonitor(Capability):
         def harms(f: Finding) -> bool:
             if f.kind not in ONE_WAY or f.target in crowded:
                 return True
-            known, source = self._target(f.target), f.source or ""
+            known, source = self._target(f.target).goodput, f.source or ""
             new = known.is_new(source, sent.get(f.target, {}).get(source, 0.0))
-            return self._hurt(me, known) and (new or f.spoofed or source in hostile)
+            return known.hurt(me.now) and (new or f.spoofed or source in hostile)
 
         return list(filter(harms, findings))
 
@@ -454,7 +355,7 @@ class ServiceMonitor(Capability):
         all_kb_s = sum(sum(of.values()) for of in sent.values())
         found = []
         for target in {**seen.targets, **sent}:
-            known, look_s = self._target(target), me.parameter(self, "service_look_s")
+            known, look_s = self._target(target).goodput, me.parameter(self, "service_look_s")
             first = me.now if known.usual else 0.0  # who is there already is none who came
             sources = [f.source or "" for f in asking[target]]
             known.asking = {source: known.asking.get(source, first) for source in sources}
@@ -466,7 +367,7 @@ class ServiceMonitor(Capability):
                 or sent[target][source] > SERVED * known.served.get(source, 0.0)
             ]
             much = sum(sent[target][f.source or ""] for f in floods) >= CROWDED * all_kb_s
-            if much and self._hurt(me, known):
+            if much and known.hurt(me.now):
                 long = me.now - GOES_ON_S
                 found += [f for f in floods if known.asking[f.source or ""] <= long]
         return found
@@ -535,7 +436,7 @@ class ServiceMonitor(Capability):
         knowns = self._targets.items()  # a flood may leave nobody an answer
         heard = {target for target, each in knowns if me.now - each.heard < REPLIED_S}
         looks = [flow for _, look in seen.looks for flow in look.flows]
-        hurt = {target for target, each in knowns if self._hurt(me, each)}
+        hurt = {target for target, each in knowns if each.goodput.hurt(me.now)}
         unserved = _unserved(records, looks, heard, hurt)
         kinds = {(flow.source, flow.target): source_rules.connectionless(flow) for flow in unserved}
         every, steady = _sent(unserved, seconds), _sent(unserved, seconds, FEW_SENT)
@@ -554,8 +455,8 @@ class ServiceMonitor(Capability):
                 source: kb_s
                 # Of forged sources each sends a packet or two.
                 for source, kb_s in sent.items()
-                if known.is_new(source, kb_s)
-                and many.get(source, 0.0) > SERVED * known.served.get(source, -1.0)
+                if known.goodput.is_new(source, kb_s)
+                and many.get(source, 0.0) > SERVED * known.goodput.served.get(source, -1.0)
                 and (source, target) not in convicted
             }
             # Of a client that waits for its first answer others do not make one of a swarm.
@@ -641,7 +542,7 @@ class ServiceMonitor(Capability):
                 # Who asks over UDP asks on, answered or not.
                 asked = max(1, flow.packets) if flow.protocol == "udp" else 1
                 asks = flow.protocol != "udp" or flow.replies
-                if not (asks or flow.source in self._target(flow.target).served):
+                if not (asks or flow.source in self._target(flow.target).goodput.served):
                     continue  # it gets nothing and never got anything: it is none of the users
                 got = flow.octets * min(1, max(0, flow.replies - flow.resets) / asked)
                 octets[flow.target] += flow.octets
@@ -672,122 +573,53 @@ class ServiceMonitor(Capability):
         users, clients, octets = self._users(me, records, seconds, convicted)
         for target in dict.fromkeys([*seen.targets, *sorted(explained), *users]):
             seen.targets[target] = None
-            known, now = self._target(target), users[target]
+            known = self._target(target)
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
                 known.former = frozenset(s for s, to in self._offenders if to == target)
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
-            # Who comes and asks for far more than a user does would hide that those get less.
-            came = known.asking.keys() - known.served.keys()
-            those = {s: kb_s for s, kb_s in now.items() if s not in came} or now
-            if target in octets:
-                known.octets, known.users = octets[target], len(those)
-            known.count = 1e3 * seconds / known.octets
-            each_kb_s = sum(those.values()) / max(1, len(those))
-            kept = {s: kb_s / known.served[s] for s, kb_s in those.items() if known.served.get(s)}
-            # Who comes or goes changes the mean, and takes nothing from those who stay.
-            # Who was attacked just now is attacked again: by others, who do less. So is who gets
-            # one-way UDP from sources that attack others.
-            wary = me.now - known.attacked <= AFTER_S or not hostile.isdisjoint(sent[target])
-            least = RESTORED if wary else BREACHED
-            usual_kb_s, now_sent = median(known.usual or (0.0,)), sent[target].items()
-            fell = each_kb_s < least * usual_kb_s
-            share = each_kb_s / usual_kb_s if usual_kb_s else inf
-            share = max(share, median(kept.values())) if len(kept) >= FEW_KNOWN else share
-            due_kb_s, got_kb_s = usual_kb_s * known.users, sum(those.values())
-            known.questions = target in lacking
-            due, got = lacking.get(target) or (due_kb_s * known.count, got_kb_s * known.count)
-            known.due, known.got = known.due + due, known.got + got
-            # Users get a little less than they did, or than they ask for where each question has
-            # its answer, and much has come that nobody answers: that is not usual.
-            came_kb_s = sum(kb_s for source, kb_s in now_sent if known.is_new(source, kb_s))
-            doubt = target in lacking or each_kb_s < RESTORED * usual_kb_s
-            doubt = doubt and came_kb_s >= CROWDED * all_kb_s
-            why = target in explained
-            self._part(me, known, kept, explained=why)
-            known.doubts = known.doubts + 1 if doubt else 0
-            yield from self._breach(me, target, known, each_kb_s, share, least, explained=why)
-            well = known.suffers is None and not doubt
-            if well and known.since is None and not known.low:
-                known.usual.append(each_kb_s)
-            if well and known.cut is None and not fell and not why:
-                # Who comes to watch in the middle of an attack takes nothing for familiar yet.
-                new = me.now - known.attacked <= AFTER_S and len(known.usual) < LEARNED
-                stay = {s: kb_s for s, kb_s in now_sent if all(s in each for each in known.senders)}
-                _learn(known.familiar, {} if seen.full or new else stay)
-                long = me.now - AFTER_S
-                stayed = {s: now[s] for s in now if s in came and known.asking[s] <= long}
-                _learn(known.served, those | stayed)
-            else:  # who comes during an attack, and is answered, is none of its strangers
-                _learn(known.served, {s: kb_s for s, kb_s in now.items() if s in clients[target]})
-            known.senders.append(sent[target].keys())
+            recent = me.now - known.attacked <= AFTER_S
+            look = Look(
+                me.now,
+                seconds,
+                users[target],
+                octets.get(target),
+                lacking.get(target),
+                sent[target],
+                all_kb_s,
+                full=seen.full,
+                explained=target in explained,
+                attacked=known.since is not None,
+                recent=recent,
+                # Who was attacked just now is attacked again: by others, who do less. So is who
+                # gets one-way UDP from sources that attack others.
+                wary=recent or not hostile.isdisjoint(sent[target]),
+            )
+            yield from self._compare(me, target, known, look)
+            known.goodput.learn(look, clients[target])
 
-    def _part(self, me: Agent, known: _Target, kept: dict[str, float], *, explained: bool) -> None:
-        """Notice that some users get much less, as others go on: fewer than make a breach."""
-        due = {s: known.served[s] * known.count for s, share in kept.items() if share < BREACHED}
-        before, known.short = known.short, {s: (each, each * kept[s]) for s, each in due.items()}
-        lost = 0.0
-        for source, (each, got) in known.short.items():  # an attack makes looks half as long
-            more, too = before.get(source, (0.0, 0.0))
-            lost += 1 - kept[source] if _is_less(each + more, got + too) else 0
-        share = lost / max(len(kept), 1)
-        cut = lost >= LOST and len(known.thin) >= LEARNED
-        # Of many looks one is the worst by chance; as far again beyond the usual ones none is.
-        cut = cut and share > 2 * max(known.thin) - median(known.thin)
-        known.cut = (me.now if known.cut is None else known.cut) if cut else None
-        if known.cut is None or me.now - known.cut > me.parameter(self, "resigned_s"):
-            known.cut = None
-            if known.suffers is None and not explained:  # what soon ends was chance, as well
-                known.thin.extend([*known.gaps, share] if len(known.gaps) < LEARNED else [share])
-            known.gaps = []
-        else:
-            known.gaps.append(share)
-
-    def _breach(
-        self,
-        me: Agent,
-        target: str,
-        known: _Target,
-        each_kb_s: float,
-        share: float,
-        least: float,
-        *,
-        explained: bool,
-    ) -> Steps:
+    def _compare(self, me: Agent, target: str, known: _Target, look: Look) -> Steps:
         """Notice that users get much less than usual, and that they get it again.
 
         While it is not known why, agents where traffic enters are asked to look, ever more rarely.
-        What stays like that for long without an attack is usual from then on. ``share``: what users
-        get, of what is usual, or those who were served before of that; less than ``least`` is much
-        less.
+        What stays like that for long without an attack is usual from then on.
         """
-        breached = ServiceBreached(target)
-        usual_kb_s = median(known.usual or (0.0,))
-        known.low = known.low + 1 if share < least or known.doubts >= LONG_LOOKS else 0
-        if not (known.low or known.doubts):
-            known.due = known.got = 0.0
-        if known.suffers is None and known.since is None:
-            known.calm.append(share)
-        known.fallen = me.now if known.low == 1 else known.fallen
-        known.lately.append(each_kb_s)
-        if known.suffers is None and known.is_breach(me.now, least):
-            known.suffers, known.asked = me.now, 0
-            known.calm = deque(list(known.calm)[: -known.low], CALM_LOOKS)
-            known.fell = known.fell or me.now
+        breached, goodput = ServiceBreached(target), known.goodput
+        resigned_s = me.parameter(self, "resigned_s")
+        suffered = goodput.suffers is not None
+        goodput.see(look, resigned_s)
+        if goodput.suffers is not None and not suffered:
+            known.asked = 0
             yield Believe(breached)
-        if known.suffers is None and median(known.lately) >= RESTORED * usual_kb_s:
-            known.fell = None
-        if known.suffers is not None and not explained:
-            due = known.suffers + me.parameter(self, "report_repeat_s") * (2**known.asked - 1)
-            if me.now - (known.fell or me.now) > me.parameter(self, "resigned_s"):
-                known.usual = deque(known.lately, USUAL_LOOKS)
-                usual_kb_s = median(known.usual)
+        if goodput.suffers is not None and not look.explained:
+            due = goodput.suffers + me.parameter(self, "report_repeat_s") * (2**known.asked - 1)
+            if me.now - (goodput.less or me.now) > resigned_s:
+                goodput.resign()
             elif me.now >= due:
                 known.asked += 1
                 over_udp = me.now - known.over_udp < REPLIED_S
                 report_attack(me, AttackReport(target, over_udp=over_udp))
-        if known.suffers is not None and each_kb_s >= RESTORED * usual_kb_s:
-            known.suffers = None
+        if goodput.restored():
             yield Believe(breached, value=False)
 
     def _target(self, target: str) -> _Target:
@@ -844,14 +676,6 @@ def _one_way(records: FlowRecords) -> list[FlowStats]:
     return [f for f in udp if not (f.replies or (f.fragments and (f.source, f.target) in answered))]
 
 
-def _is_less(due: float, got: float, rests_on: float = inf) -> bool:
-    """Whether packets are certainly fewer than are due: questions and answers vary, both.
-
-    So do the packets that what is due ``rests_on``.
-    """
-    return due - got > Z * sqrt(2 * due * (1 + due / max(1.0, rests_on)))
-
-
 def _lacking(
     records: FlowRecords, convicted: Container[tuple[str, str]]
 ) -> dict[str, tuple[int, int]]:
@@ -866,16 +690,6 @@ def _lacking(
             asked[flow.target] += flow.packets
             answered[flow.target] += flow.replies - flow.resets
     return {to: (n, answered[to]) for to, n in asked.items() if answered[to] < RESTORED * n}
-
-
-def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
-    """Keep in mind what each source sends, or gets, in KB/s; the eldest are forgotten first."""
-    for source, kb_s in seen.items():
-        if source in usual or kb_s > 0:
-            known = usual.get(source, kb_s)
-            usual[source] = known + (kb_s - known) * FAMILIAR_WEIGHT
-    while len(usual) > MANY_FLOWS:
-        del usual[next(iter(usual))]
 
 
 def _got_nothing(flow: FlowStats) -> bool:

@@ -1,0 +1,298 @@
+"""What users of one address get, look by look: what is usual, and what of less is harm, not chance.
+
+Users who ask seldom get now more, now less. So what they got is compared, in packets, with what
+they were due, and has to be less by more than both vary; and looks in a row have to be rarer than
+chance makes them. What each user gets counts, as who leaves takes nothing from those who stay.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Mapping
+from math import inf, sqrt
+from statistics import median
+
+from msgspec import Struct, field
+
+from phalanx.analytics.statistics import Z
+
+BREACHED, RESTORED = 0.7, 0.9
+"""Shares of the usual goodput below which a service is breached, and above which it is back. Soon
+after an attack the second one is that for both."""
+USUAL_LOOKS = 20
+"""Looks whose median is what is usual: a flood that is served does not change it in a few."""
+LEARNED = 5
+"""Looks after which it is known what is usual."""
+IN_A_ROW, LOW_S = 2, 0.9
+"""Looks with too little goodput that make a breach, and how long after the first one the last is:
+a machine that is busy elsewhere for a moment serves nobody."""
+CHANCE = 1e-4
+"""What few users who ask seldom get varies; a breach is what is by chance rarer than this."""
+CALM_LOOKS, FEW_CALM = 60, 20
+"""Looks that show what chance does; of fewer than the second each counts as one of so many."""
+CROWDED = 0.2
+"""Share of a link's octets from which one-way UDP that came with a breach is its cause."""
+LONG_LOOKS = 10
+"""So many looks in a row users get a little less since one-way UDP came that is much of what
+passes: then it is the cause."""
+FAMILIAR_WEIGHT = 0.1
+"""Weight of one look in what a source usually sends."""
+FEW_KNOWN = 3
+"""Fewer users that were seen before do not show whether others take service from them."""
+LOST = 0.6
+"""What users that get much less than they did lack together, of what one got, at least."""
+GROWN = 1.5
+"""A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
+that grow slowly were there while users were served, too."""
+FEW_LOOKS = 2
+"""Looks in which a source of one-way UDP has to be there before it is familiar."""
+AFTER_S = 60.0
+"""So long after an attack less is taken for a breach, and by who is new nothing for familiar."""
+MOST_SOURCES = 4_000
+"""Sources that are kept in mind."""
+
+
+class Look(Struct, frozen=True):
+    """What one look at a link shows of the traffic towards a target, and what is known of it."""
+
+    now: float
+    seconds: float
+    got: dict[str, float]
+    """What each user got, in KB/s."""
+    octets: float | None
+    """Of a packet of users, on average; None: there was none."""
+    questions: tuple[int, int] | None
+    """Questions of users and answers, where each has one and too few had; None: else."""
+    one_way: Mapping[str, float]
+    """What each source of UDP sent that nobody answers, in KB/s."""
+    all_kb_s: float
+    """All that the link carried."""
+    full: bool
+    """Whether little of the link was free."""
+    explained: bool
+    """Whether it is known why users get less."""
+    attacked: bool
+    """Whether an attack goes on."""
+    recent: bool
+    """Whether one was seen within the last minute."""
+    wary: bool
+    """Whether one is likely: then a little less is a breach."""
+
+    @property
+    def least(self) -> float:
+        """Share of what is usual that is much less below it."""
+        return RESTORED if self.wary else BREACHED
+
+
+class Goodput(Struct):
+    """What the users of one address get, and what is usual for them."""
+
+    usual: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
+    """What one source got in the last looks while nothing was wrong, in KB/s."""
+    lately: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
+    """What one source got in the last looks, in KB/s."""
+    calm: deque[float] = field(default_factory=lambda: deque(maxlen=CALM_LOOKS))
+    """What users got in the last looks while nothing was wrong, as share of what is usual."""
+    each_kb_s: float = 0.0
+    """What one source got in the last look."""
+    fell: bool = False
+    """Whether that was much less than usual."""
+    low: int = 0
+    """Looks in a row with much less than usual."""
+    octets: float = 1e3
+    """Of a packet of its users, on average."""
+    users: int = 0
+    """How many were seen last."""
+    count: float = 0.0
+    """How many of their packets were 1 KB/s in the last look."""
+    due: float = 0.0
+    got: float = 0.0
+    """Packets that they were due in those looks, and those they got."""
+    questions: bool = False
+    """Whether those that they were due are their questions."""
+    fallen: float = 0.0
+    """When the first of those was."""
+    doubts: int = 0
+    """Looks in a row with a little less than usual since much one-way UDP came."""
+    suffers: float | None = None
+    """Since when its users get much less than usual, in seconds; None: they do not."""
+    less: float | None = None
+    """Since when they get less in the middle of several looks: one good look is chance."""
+    familiar: dict[str, float] = field(default_factory=dict)
+    """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
+    senders: deque[Container[str]] = field(default_factory=lambda: deque(maxlen=FEW_LOOKS))
+    """Sources of one-way UDP in each of the last looks: of who has just come nobody knows yet
+    what it takes from users."""
+    served: dict[str, float] = field(default_factory=dict)
+    """Users that were served, with what each got, in KB/s."""
+    asking: dict[str, float] = field(default_factory=dict)
+    """Since when sources ask it for far more than a user does, look after look."""
+    thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
+    """What those lacked that got much less, as share of what all got, in the last looks while
+    nothing was wrong."""
+    short: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Packets that each of those was due in the last look, and those it got."""
+    cut: float | None = None
+    """Since when that is a larger share than ever, in seconds: a link that they share is full."""
+    gaps: list[float] = field(default_factory=list)
+    """Those shares, since then."""
+
+    @property
+    def usual_kb_s(self) -> float:
+        """What one source usually gets."""
+        return median(self.usual or (0.0,))
+
+    def is_new(self, source: str, kb_s: float) -> bool:
+        """Whether a source sends far more one-way UDP than users were served beside."""
+        return kb_s > GROWN * self.familiar.get(source, 0.0)
+
+    def hurt(self, now: float) -> bool:
+        """Whether users get much less: all together, or for a while those behind one link."""
+        cut = self.cut is not None and now - self.cut >= LOW_S
+        return cut or self.suffers is not None
+
+    def see(self, look: Look, resigned_s: float) -> None:
+        """Compare what users get with what is usual; note since when it is much less.
+
+        Args:
+            look: what was seen.
+            resigned_s: time after which what some users lack is usual, in seconds.
+
+        """
+        usual_kb_s, those = self.usual_kb_s, self._those(look)
+        if look.octets is not None:
+            self.octets, self.users = look.octets, len(those)
+        self.count = 1e3 * look.seconds / self.octets
+        self.each_kb_s = sum(those.values()) / max(1, len(those))
+        self.fell = self.each_kb_s < look.least * usual_kb_s
+        kept = {s: kb_s / self.served[s] for s, kb_s in those.items() if self.served.get(s)}
+        # Who comes or goes changes the mean, and takes nothing from those who stay.
+        share = self.each_kb_s / usual_kb_s if usual_kb_s else inf
+        share = max(share, median(kept.values())) if len(kept) >= FEW_KNOWN else share
+        due_kb_s, got_kb_s = usual_kb_s * self.users, sum(those.values())
+        self.questions = look.questions is not None
+        due, got = look.questions or (due_kb_s * self.count, got_kb_s * self.count)
+        self.due, self.got = self.due + due, self.got + got
+        self._part(look, kept, resigned_s)
+        self.doubts = self.doubts + 1 if self._doubt(look, usual_kb_s) else 0
+        self.low = self.low + 1 if share < look.least or self.doubts >= LONG_LOOKS else 0
+        if not (self.low or self.doubts):
+            self.due = self.got = 0.0
+        if self.suffers is None and not look.attacked:
+            self.calm.append(share)
+        self.fallen = look.now if self.low == 1 else self.fallen
+        self.lately.append(self.each_kb_s)
+        if self.suffers is None and self._is_breach(look.now, look.least):
+            self.suffers = look.now
+            self.calm = deque(list(self.calm)[: -self.low], CALM_LOOKS)
+            self.less = self.less or look.now
+        elif self.suffers is None and median(self.lately) >= RESTORED * usual_kb_s:
+            self.less = None
+
+    def resign(self) -> None:
+        """Take what users got lately for usual."""
+        self.usual = deque(self.lately, USUAL_LOOKS)
+
+    def restored(self) -> bool:
+        """Whether users who got much less get again what is usual; then they suffer no more."""
+        if self.suffers is None or self.each_kb_s < RESTORED * self.usual_kb_s:
+            return False
+        self.suffers = None
+        return True
+
+    def learn(self, look: Look, clients: Container[str]) -> None:
+        """Keep in mind what is usual, if nothing is wrong.
+
+        Args:
+            look: what was seen.
+            clients: users that ask over UDP, and are answered.
+
+        """
+        well = self.suffers is None and not self.doubts
+        if well and not look.attacked and not self.low:
+            self.usual.append(self.each_kb_s)
+        if well and self.cut is None and not self.fell and not look.explained:
+            # Who comes to watch in the middle of an attack takes nothing for familiar yet.
+            new = look.full or (look.recent and len(self.usual) < LEARNED)
+            there = {s: kb_s for s, kb_s in look.one_way.items() if self._stays(s)}
+            _learn(self.familiar, {} if new else there)
+            since = look.now - AFTER_S
+            stayed = {s: kb_s for s, kb_s in look.got.items() if self.asking.get(s, inf) <= since}
+            _learn(self.served, self._those(look) | stayed)
+        else:  # who comes during an attack, and is answered, is none of its strangers
+            _learn(self.served, {s: kb_s for s, kb_s in look.got.items() if s in clients})
+        self.senders.append(look.one_way.keys())
+
+    def _stays(self, source: str) -> bool:
+        return all(source in each for each in self.senders)
+
+    def _those(self, look: Look) -> dict[str, float]:
+        """Return the users but for who came and asks for far more than a user does.
+
+        Such a source would hide that users get less.
+        """
+        came = self.asking.keys() - self.served.keys()
+        return {s: kb_s for s, kb_s in look.got.items() if s not in came} or look.got
+
+    def _doubt(self, look: Look, usual_kb_s: float) -> bool:
+        """Whether users get a little less, and much has come that nobody answers.
+
+        Less than they did, or than they ask for where each question has its answer.
+        """
+        came = sum(kb_s for source, kb_s in look.one_way.items() if self.is_new(source, kb_s))
+        doubt = look.questions is not None or self.each_kb_s < RESTORED * usual_kb_s
+        return doubt and came >= CROWDED * look.all_kb_s
+
+    def _is_breach(self, now: float, least: float) -> bool:
+        """Whether as many looks in a row as were less than ``least`` are no chance.
+
+        An attack may begin before it is known well what is usual: then more looks have to agree.
+        """
+        enough = IN_A_ROW if len(self.usual) >= LEARNED else LEARNED
+        if self.low < enough or now - self.fallen < LOW_S:
+            return False
+        before = list(self.calm)[: -self.low]
+        often = sum(share < least for share in before) / max(len(before), FEW_CALM)
+        if often**self.low > CHANCE and self.low < LONG_LOOKS:
+            return False
+        rests_on = inf if self.questions else sum(self.usual) * self.users * self.count
+        return _is_less(self.due, self.got, rests_on)
+
+    def _part(self, look: Look, kept: Mapping[str, float], resigned_s: float) -> None:
+        """Notice that some users get much less, as others go on: fewer than make a breach."""
+        due = {s: self.served[s] * self.count for s, share in kept.items() if share < BREACHED}
+        before, self.short = self.short, {s: (each, each * kept[s]) for s, each in due.items()}
+        lost = 0.0
+        for source, (each, got) in self.short.items():  # an attack makes looks half as long
+            more, too = before.get(source, (0.0, 0.0))
+            lost += 1 - kept[source] if _is_less(each + more, got + too) else 0
+        share = lost / max(len(kept), 1)
+        cut = lost >= LOST and len(self.thin) >= LEARNED
+        # Of many looks one is the worst by chance; as far again beyond the usual ones none is.
+        cut = cut and share > 2 * max(self.thin) - median(self.thin)
+        self.cut = (look.now if self.cut is None else self.cut) if cut else None
+        if self.cut is None or look.now - self.cut > resigned_s:
+            self.cut = None
+            if self.suffers is None and not look.explained:  # what soon ends was chance, as well
+                self.thin.extend([*self.gaps, share] if len(self.gaps) < LEARNED else [share])
+            self.gaps = []
+        else:
+            self.gaps.append(share)
+
+
+def _is_less(due: float, got: float, rests_on: float = inf) -> bool:
+    """Whether packets are certainly fewer than are due: questions and answers vary, both.
+
+    So do the packets that what is due ``rests_on``.
+    """
+    return due - got > Z * sqrt(2 * due * (1 + due / max(1.0, rests_on)))
+
+
+def _learn(usual: dict[str, float], seen: Mapping[str, float]) -> None:
+    """Keep in mind what each source sends, or gets, in KB/s; the eldest are forgotten first."""
+    for source, kb_s in seen.items():
+        if source in usual or kb_s > 0:
+            known = usual.get(source, kb_s)
+            usual[source] = known + (kb_s - known) * FAMILIAR_WEIGHT
+    while len(usual) > MOST_SOURCES:
+        del usual[next(iter(usual))]

@@ -1,0 +1,119 @@
+"""What users get: less is harm where it is certain, and chance else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import inf
+from random import Random
+
+import pytest
+
+from phalanx.analytics.goodput import Goodput, Look
+
+CALM, RESIGNED_S = 40, 60.0
+"""Looks, each of a second, with all that users ask for."""
+
+
+def look(now: float, got: dict[str, float], sent: dict[str, float]) -> Look:
+    """Return what a second shows of packets of 1 KB, while nobody is known to attack."""
+    every = sum(got.values()) + sum(sent.values())
+    known = dict.fromkeys(("full", "explained", "attacked", "recent", "wary"), False)
+    return Look(now, 1.0, got, 1e3, None, sent, every, **known)
+
+
+def take(goodput: Goodput, looks: Iterable[Look]) -> list[bool]:
+    """Return after each look whether users are hurt."""
+    hurt = []
+    for each in looks:
+        goodput.see(each, RESIGNED_S)
+        hurt.append(goodput.hurt(each.now))
+        goodput.restored()
+        goodput.learn(each, ())
+    return hurt
+
+
+def evenly(_drawn: Random, kb_s: float) -> float:
+    return kb_s
+
+
+def by_chance(drawn: Random, kb_s: float) -> float:
+    """Return how many packets of ``kb_s`` a second come in one: those of a Poisson process."""
+    count, waited = 0, drawn.expovariate(kb_s) if kb_s else inf
+    while waited < 1:
+        count, waited = count + 1, waited + drawn.expovariate(kb_s)
+    return float(count)
+
+
+def run(
+    kb_s: float,
+    share: float,
+    come: Callable[[Random, float], float],
+    *,
+    only: int = 6,
+    sent: float = 0.0,
+    seed: int = 1,
+) -> list[bool]:
+    """Return whether six users are hurt in each of 30 looks in which some get a share.
+
+    ``sent``: one-way UDP in KB/s that comes with it.
+    """
+    drawn = Random(seed)
+    looks = []
+    for number in range(CALM + 30):
+        late = number >= CALM
+        got = {
+            f"u{user}": come(drawn, kb_s * (share if late and user < only else 1.0))
+            for user in range(6)
+        }
+        looks.append(look(float(number), got, {"s": sent} if late and sent else {}))
+    return take(Goodput(), looks)
+
+
+@pytest.mark.parametrize("kb_s", [0.5, 2.0, 40.0])
+@pytest.mark.parametrize("seed", range(20))
+def test_users_who_ask_by_chance_are_not_hurt(kb_s: float, seed: int) -> None:
+    assert not any(run(kb_s, 1.0, by_chance, seed=seed))
+
+
+@pytest.mark.parametrize(("come", "kb_s"), [(evenly, 40.0), (by_chance, 40.0), (by_chance, 10.0)])
+def test_who_gets_half_is_hurt_within_three_looks(
+    come: Callable[[Random, float], float], kb_s: float
+) -> None:
+    hurt = run(kb_s, 0.5, come)
+    assert not any(hurt[:CALM])
+    assert all(hurt[CALM + 3 :])
+
+
+def test_who_loses_all_is_hurt_though_others_go_on() -> None:
+    hurt = run(40.0, 0.0, by_chance, only=1)
+    assert not any(hurt[:CALM])
+    assert all(hurt[CALM + 3 :])
+
+
+def test_a_little_less_is_harm_only_beside_much_that_nobody_answers() -> None:
+    assert not any(run(40.0, 0.85, evenly))
+    hurt = run(40.0, 0.85, evenly, sent=100.0)
+    assert not any(hurt[: CALM + 5])
+    assert any(hurt[CALM + 5 : CALM + 12])
+
+
+def test_who_leaves_takes_nothing_from_those_who_stay() -> None:
+    every = {f"u{user}": 40.0 for user in range(6)}
+    stay = {"u0": 40.0, "u1": 4.0, "u2": 4.0}
+    goodput = Goodput()
+    looks = [look(float(n), every | dict.fromkeys(("u1", "u2"), 4.0), {}) for n in range(CALM)]
+    looks += [look(float(n), stay, {}) for n in range(CALM, CALM + 20)]
+    assert not any(take(goodput, looks))
+
+
+def test_what_stays_less_can_be_resigned_to() -> None:
+    goodput = Goodput()
+    take(goodput, [look(float(n), {"u": 40.0}, {}) for n in range(CALM)])
+    less = [look(float(n), {"u": 10.0}, {}) for n in range(CALM, CALM + 30)]
+    take(goodput, less)
+    assert goodput.suffers is not None
+    goodput.resign()
+    assert goodput.usual_kb_s == 10.0
+    assert goodput.restored()
+    take(goodput, [look(CALM + 30.0, {"u": 10.0}, {})])
+    assert goodput.suffers is None
