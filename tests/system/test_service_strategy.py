@@ -170,6 +170,41 @@ def test_who_asks_for_far_too_much_is_blocked_though_no_metric_of_the_service_is
     assert min(shares(result, since=start_s + 13)) > 0.9
 
 
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def honest_blocked(result: RunResult) -> set[str]:
+    return {s for _, sources in filters(result) for s in sources if s.startswith("10.1.")}
+
+
+@pytest.mark.parametrize(
+    ("count", "mb_s", "start_s"), [(1, 40, 30), (1, 40, 10), (20, 0.5, 30), (60, 0.133, 20)]
+)
+def test_users_who_ask_for_much_are_not_blocked_as_they_come_back(
+    count: int, mb_s: float, start_s: float
+) -> None:
+    """Each of them makes 60 requests/s, and made none while the flood took all."""
+    result = service(traffic=[users(count=6, demand_mb_s=0.3), asking(count, mb_s, start_s)])
+    assert not honest_blocked(result)
+    assert mean(shares(result, since=start_s + 10)) > 0.9
+
+
+def test_users_who_ask_for_much_are_not_blocked_beside_who_attacks_later_either() -> None:
+    waves = [asking(1, 40, 30, end_s=60), asking(2, 10, 90, name="later")]
+    result = service(traffic=[users(count=6, demand_mb_s=0.3), *waves])
+    assert not honest_blocked(result)
+    assert mean(shares(result, since=40)) > 0.9
+
+
+def test_who_asks_for_far_too_much_from_ever_other_addresses_is_blocked_ever_sooner() -> None:
+    flood = asking(3, 4, 20, adapt="move")  # until it has used sixteen
+    result = service(traffic=[users(count=6, demand_mb_s=0.15), flood])
+    assert not honest_blocked(result)
+    assert mean(shares(result, since=30)) > 0.5
+    assert min(shares(result, since=115)) > 0.9
+
+
 def test_who_asks_for_far_too_much_is_blocked_beside_another_host_of_the_same_agent() -> None:
     bank = {"name": "bank", "at": "south", "address": "10.0.0.11", "bandwidth_mb_s": 6}
     watch = {"link": "south>bank", "at": "south", "threshold_mb_s": 5}

@@ -125,6 +125,8 @@ class Goodput(Struct):
     what it takes from users."""
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
+    met: dict[str, None] = field(default_factory=dict)
+    """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
     thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
@@ -208,17 +210,19 @@ class Goodput(Struct):
             clients: users that ask over UDP, and are answered.
 
         """
-        well = self.suffers is None and not self.doubts
+        well, new = self.suffers is None and not self.doubts, bool(self.usual)
         if well and not look.attacked and not self.low:
             self.usual.append(self.each_kb_s)
         if well and self.cut is None and not self.fell and not look.explained:
             # Who comes to watch in the middle of an attack takes nothing for familiar yet.
-            new = look.full or (look.recent and len(self.usual) < LEARNED)
+            unsure = look.full or (look.recent and len(self.usual) < LEARNED)
             there = {s: kb_s for s, kb_s in look.one_way.items() if self._stays(s)}
-            _learn(self.familiar, {} if new else there)
-            since = look.now - AFTER_S
-            stayed = {s: kb_s for s, kb_s in look.got.items() if self.asking.get(s, inf) <= since}
-            _learn(self.served, self._those(look) | stayed)
+            _learn(self.familiar, {} if unsure else there)
+            users = self._those(look)
+            _learn(self.served, {s: users[s] for s in users if not new or s in self.met})
+            self.met |= dict.fromkeys(users)
+            while len(self.met) > MOST_SOURCES:
+                del self.met[next(iter(self.met))]
         else:  # who comes during an attack, and is answered, is none of its strangers
             _learn(self.served, {s: kb_s for s, kb_s in look.got.items() if s in clients})
         self.senders.append(look.one_way.keys())
@@ -227,11 +231,12 @@ class Goodput(Struct):
         return all(source in each for each in self.senders)
 
     def _those(self, look: Look) -> dict[str, float]:
-        """Return the users but for who came and asks for far more than a user does.
+        """Return the users but for who came lately and asks for far more than a user does.
 
         Such a source would hide that users get less.
         """
-        came = self.asking.keys() - self.served.keys()
+        since = look.now - AFTER_S
+        came = {s for s, at in self.asking.items() if at > since and s not in self.served}
         return {s: kb_s for s, kb_s in look.got.items() if s not in came} or look.got
 
     def _doubt(self, look: Look, usual_kb_s: float) -> bool:

@@ -170,8 +170,9 @@ class EdgeFilter(Capability):
         self._heard: dict[str, _Heard] = {}
         self._replied = -REPLIED_S
         """When replies to users of TCP were seen here last, of whatever target."""
-        self._clean: dict[str, tuple[float, float]] = {}
-        """(time of the last look at this PoP that found nothing, rate before it in MB/s)."""
+        self._clean: dict[str, tuple[float, float, frozenset[str]]] = {}
+        """(time of the last look at this PoP that found nothing, rate before it in MB/s, sources
+        that were reported by then)."""
         self._missed: dict[str, tuple[float, frozenset[str]]] = {}
         """(time of the last look here that saw none of them, sources reported) of each target."""
         self._relapses: dict[str, _Relapses] = {}
@@ -260,10 +261,11 @@ class EdgeFilter(Capability):
 
     def _entering(self, me: Agent, target: str, outcome: Outcome) -> Steps:
         if isinstance(outcome, EntrySample) and outcome.rate_mb_s > LITTLE_MB_S:
-            clean_at, rate = self._clean.get(target, (-CLEAN_S, 0.0))
-            if me.now - clean_at < CLEAN_S and outcome.rate_mb_s < MORE * rate:
+            clean_at, rate, known = self._clean.get(target, (-CLEAN_S, 0.0, frozenset()))
+            news = outcome.rate_mb_s >= MORE * rate or not self._report(target).sources <= known
+            if me.now - clean_at < CLEAN_S and not news:
                 return
-            self._clean[target] = -CLEAN_S, outcome.rate_mb_s
+            self._clean[target] = -CLEAN_S, outcome.rate_mb_s, frozenset()
             screened = EntryScreened(target, me.pop or "")
             yield Adopt(want(screened), PROTECT, traffic_mb_s=0.0, tap=screened.entry, afresh=True)
 
@@ -356,7 +358,7 @@ class EdgeFilter(Capability):
             passed=passed(records.flows, blocked, reported),
         )
         if not blocked and not findings and screened.entry == me.pop and screened.ip in self._clean:
-            self._clean[screened.ip] = me.now, self._clean[screened.ip][1]
+            self._clean[screened.ip] = me.now, self._clean[screened.ip][1], reported
         served = {f.source for f in findings if f.kind in {SLOW, *ANSWERED_AS_USERS}}
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
         shared = {source for source in blocked if source in shared and source not in served}

@@ -56,7 +56,11 @@ FEW_ASKED = 16
 FEW_SENT = 4
 """One forged address of many sends not more packets in a look."""
 GOES_ON_S = 2.0
-"""Who asks for far too much is a flood once it has done so for so long."""
+"""Who asks for far too much is a flood once it has done so for so long ..."""
+ASKING_LOOKS = 1, 2, 4
+"""So many of the last looks are counted together, to see who does."""
+RUSH = 3.0
+"""... or at once if it asks for so many times what is too much."""
 RECENT_S = 1.0
 """So many looks, and all of the last second, are judged together as well, beside the last one and
 all that are kept."""
@@ -345,31 +349,39 @@ class ServiceMonitor(Capability):
         """Return who asks for far more than a user does, while users suffer, and did not before.
 
         They are answered as users are, so they have to take much of what passes as well, and to
-        go on: users who got nothing for a while ask for all of that once they can. Who came at most
-        a look before the breach did not before, though it was served in that.
+        go on: users who got nothing for a while ask for all of that once they can.
         """
         sent = _sent(records.flows, seconds)
-        asking: dict[str, list[Finding]] = defaultdict(list)
-        for f in source_rules.request_floods(source_rules.aggregate(records.flows), seconds):
-            asking[f.target].append(f)
+        asking: dict[str, dict[str, Finding]] = defaultdict(dict)
+        for count in ASKING_LOOKS:  # little more than a user does shows in several together
+            looks = [look for _, look in seen.looks][-count:]
+            together = (flow for look in looks for flow in look.flows)
+            flows = [flow for flow in together if flow.source in sent.get(flow.target, ())]
+            whole_s = sum(look.seconds for look in looks)
+            for f in source_rules.request_floods(source_rules.aggregate(flows), whole_s):
+                asking[f.target].setdefault(f.source or "", f)
         all_kb_s = sum(sum(of.values()) for of in sent.values())
         found = []
         for target in {**seen.targets, **sent}:
-            known, look_s = self._target(target).goodput, me.parameter(self, "service_look_s")
-            first = me.now if known.usual else 0.0  # who is there already is none who came
-            sources = [f.source or "" for f in asking[target]]
-            known.asking = {source: known.asking.get(source, first) for source in sources}
-            since = min(known.cut or inf, inf if known.suffers is None else known.fallen)
-            floods = [
-                f
-                for f, source in zip(asking[target], sources, strict=True)
-                if known.asking[source] >= since - look_s
-                or sent[target][source] > SERVED * known.served.get(source, 0.0)
-            ]
-            much = sum(sent[target][f.source or ""] for f in floods) >= CROWDED * all_kb_s
-            if much and known.hurt(me.now):
+            known = self._target(target)
+            goodput = known.goodput
+            first = me.now if goodput.usual else -inf  # who is there already is none who came
+            goodput.asking = {s: goodput.asking.get(s, first) for s in asking[target]}
+            floods = {
+                source: f
+                for source, f in asking[target].items()
+                if sent[target][source] > SERVED * goodput.served.get(source, 0.0)
+            }
+            much = sum(sent[target][source] for source in floods) >= CROWDED * all_kb_s
+            goes_on = known.since is not None and seen.full
+            if much and (goes_on or goodput.hurt(me.now)):
                 long = me.now - GOES_ON_S
-                found += [f for f in floods if known.asking[f.source or ""] <= long]
+                found += [
+                    f
+                    for source, f in floods.items()
+                    if goodput.asking[source] <= long
+                    or f.evidence["requests_s"] > RUSH * f.evidence["users_at_most"]
+                ]
         return found
 
     def _convicted(
