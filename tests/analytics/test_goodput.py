@@ -117,3 +117,34 @@ def test_what_stays_less_can_be_resigned_to() -> None:
     assert goodput.restored()
     take(goodput, [look(CALM + 30.0, {"u": 10.0}, {})])
     assert goodput.suffers is None
+
+
+def test_who_comes_is_served_like_a_user_only_from_its_second_look_on() -> None:
+    goodput = Goodput()
+    take(goodput, [look(float(n), {"u": 40.0}, {}) for n in range(CALM)])
+    take(goodput, [look(float(CALM), {"u": 40.0, "new": 30.0}, {})])
+    assert [*goodput.served] == ["u"]
+    take(goodput, [look(CALM + 1.0, {"u": 40.0, "new": 30.0}, {})])
+    assert [*goodput.served] == ["u", "new"]
+
+
+def crowd(theirs: float, users_get: float) -> tuple[list[str], float]:
+    """Return what is found of 20 that come to a link of 1,000 KB/s with 4 users of 100 KB/s."""
+    goodput = Goodput()
+    users = {f"u{number}": 100.0 for number in range(4)}
+    take(goodput, [look(float(n), users, {}) for n in range(CALM)])
+    sent = dict.fromkeys(users, users_get) | {f"c{number}": theirs for number in range(20)}
+    for _ in range(2):
+        assert goodput.crowding(sent, {*users}, 1000.0) == ([], 0.0), "it may be chance"
+    return goodput.crowding(sent, {*users}, 1000.0)
+
+
+def test_who_gives_users_no_way_is_found_with_what_they_leave() -> None:
+    came, rest_kb_s = crowd(45.0, 20.0)
+    assert came == [f"c{number}" for number in range(20)]
+    assert rest_kb_s == pytest.approx(500.0)
+
+
+@pytest.mark.parametrize(("theirs", "users_get"), [(42.0, 40.0), (200.0, 95.0), (8.0, 5.0)])
+def test_a_crowd_that_gives_way_or_takes_little_is_none(theirs: float, users_get: float) -> None:
+    assert crowd(theirs, users_get) == ([], 0.0)

@@ -205,6 +205,22 @@ def test_who_asks_for_far_too_much_from_ever_other_addresses_is_blocked_ever_soo
     assert min(shares(result, since=115)) > 0.9
 
 
+@pytest.mark.parametrize(("count", "mb_s"), [(80, 0.08), (100, 0.07), (200, 0.05)])
+def test_who_asks_for_little_and_gives_users_no_way_is_held_to_what_they_leave(
+    count: int, mb_s: float
+) -> None:
+    """Each makes 10 to 16 requests/s, as a user may; a crowd of users who do is left alone."""
+    swarm = asking(count, mb_s, 30)
+    result = service(traffic=[users(), swarm])
+    limits = [e for e in of(result, "measure.applied") if e.data["verdict"] == "limit"]
+    assert limits
+    assert not honest_blocked(result)
+    assert limits[0].data["rate_mb_s"] == pytest.approx(0.9 * 6 - 1.0, abs=0.1)
+    assert mean(shares(result, since=45)) > 0.95
+    crowd = service(traffic=[users(), swarm | {"profile": "http"}])
+    assert not of(crowd, "measure.applied")
+
+
 def test_who_asks_for_far_too_much_is_blocked_beside_another_host_of_the_same_agent() -> None:
     bank = {"name": "bank", "at": "south", "address": "10.0.0.11", "bandwidth_mb_s": 6}
     watch = {"link": "south>bank", "at": "south", "threshold_mb_s": 5}
@@ -555,6 +571,32 @@ def test_the_hold_down_of_an_attack_that_always_returns_stays_finite() -> None:
         me.now += 20.0
         edge._count_relapse(me, AttackReport(SERVER, (), ("10.2.0.1",)))
     assert edge._hold_s(me, SERVER) == 160.0
+
+
+def test_users_who_get_less_for_unknown_reasons_are_no_relapse_of_an_attack() -> None:
+    me: Any = SimpleNamespace(now=0.0, parameter=lambda *_: 10.0)
+    edge = EdgeFilter()
+    for _ in range(10):
+        me.now += 20.0
+        edge._count_relapse(me, AttackReport(SERVER))
+    assert edge._hold_s(me, SERVER) == 10.0
+
+
+@pytest.mark.parametrize(("by", "held"), [("south", {"10.1.0.1"}), ("east", set())])
+def test_nobody_is_held_to_a_rate_by_the_word_of_another_agent(by: str, held: set[str]) -> None:
+    system = System(ring(strategy="service", traffic=[users()], duration_s=25))
+    report = AttackReport(SERVER, ("http flood",), crowd=("10.1.0.1",), rest_mb_s=0.01)
+    speaker = system.agents[by]
+
+    def say() -> None:
+        speaker.agent.cause = system.cause
+        speaker.agent.tell(Performative.INFORM, "south", "attack", report)
+        speaker.node.carry_out(speaker.agent.settle())
+
+    system.clock.call_at(20.0, say)
+    system.run()
+    edge: EdgeFilter = system.agents["south"].agent.capability(EdgeFilter)
+    assert edge._report(SERVER).crowd == held
 
 
 def test_attackers_that_attack_in_turns_are_one_attack() -> None:

@@ -44,6 +44,14 @@ LOST = 0.6
 GROWN = 1.5
 """A source of one-way UDP that sends so many times what it usually did is a stranger again: floods
 that grow slowly were there while users were served, too."""
+SERVED = 3.0
+"""Whom the target served is a stranger again if it sends so many times what it got: clients that
+ask over UDP, and are not answered any more, send on."""
+UNFAIR, UNFAIR_LOOKS = 1.4, 3
+"""Connections that give way to each other get the same of a full link. Who came and sends so many
+times what users do who want more, for so many looks, does not give way."""
+USED, LEAST_REST = 0.9, 0.05
+"""Shares of a link: what can be used of it, and what who came is left at least."""
 FEW_LOOKS = 2
 """Looks in which a source of one-way UDP has to be there before it is familiar."""
 AFTER_S = 60.0
@@ -129,6 +137,10 @@ class Goodput(Struct):
     """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
+    crowd: dict[str, None] = field(default_factory=dict)
+    """Who came and did not give way to users of a full link."""
+    unfair: int = 0
+    """Looks in a row in which there were such."""
     thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
     """What those lacked that got much less, as share of what all got, in the last looks while
     nothing was wrong."""
@@ -152,6 +164,31 @@ class Goodput(Struct):
         """Whether users get much less: all together, or for a while those behind one link."""
         cut = self.cut is not None and now - self.cut >= LOW_S
         return cut or self.suffers is not None
+
+    def crowding(
+        self, sent: Mapping[str, float], present: Container[str], link_kb_s: float
+    ) -> tuple[list[str], float]:
+        """Return who came and crowds users out of a full link, and the KB/s that these leave.
+
+        Args:
+            sent: what each source sends, in KB/s.
+            present: who was there lately.
+            link_kb_s: bandwidth of the link.
+
+        """
+        came = {s for s in sent if s in self.crowd or sent[s] > SERVED * self.served.get(s, 0.0)}
+        users = [s for s in self.served if s in present and s not in came]
+        wanted, now = (sum(of.get(s, 0.0) for s in users) for of in (self.served, sent))
+        theirs = sum(sent[s] for s in sent if s in came)
+        unfair = theirs * len(users) > UNFAIR * now * len(came) and now < RESTORED * wanted
+        self.unfair = self.unfair + 1 if unfair and theirs >= CROWDED * link_kb_s else 0
+        if self.unfair < UNFAIR_LOOKS:
+            return [], 0.0
+        crowd = [s for s in sent if s in came]
+        self.crowd |= dict.fromkeys(crowd)
+        while len(self.crowd) > MOST_SOURCES:
+            del self.crowd[next(iter(self.crowd))]
+        return crowd, max(USED * link_kb_s - wanted, LEAST_REST * link_kb_s)
 
     def see(self, look: Look, resigned_s: float) -> None:
         """Compare what users get with what is usual; note since when it is much less.
@@ -231,12 +268,13 @@ class Goodput(Struct):
         return all(source in each for each in self.senders)
 
     def _those(self, look: Look) -> dict[str, float]:
-        """Return the users but for who came lately and asks for far more than a user does.
+        """Return the users but for who came lately and asks for far more, or gives no way.
 
         Such a source would hide that users get less.
         """
         since = look.now - AFTER_S
         came = {s for s, at in self.asking.items() if at > since and s not in self.served}
+        came.update(self.crowd)
         return {s: kb_s for s, kb_s in look.got.items() if s not in came} or look.got
 
     def _doubt(self, look: Look, usual_kb_s: float) -> bool:

@@ -147,7 +147,8 @@ def _blamed(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
         for one in range(1, group["count"] + 1)
     }
     for event in events:
-        if event.kind == "measure.applied" and event.data["effect"].startswith(FILTERS):
+        blocks = event.kind == "measure.applied" and event.data["effect"].startswith(FILTERS)
+        if blocks and not event.data["rate_mb_s"]:
             for source in filter(users.get, sources_of(event)):
                 text = f"{source}, one of {users[source]}, is blocked at {event.data['pop']}"
                 yield Failure("blamed", text, event.time)

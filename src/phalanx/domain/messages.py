@@ -238,6 +238,11 @@ class AttackReport(Struct, frozen=True, tag=True):
     """Those of them behind which users are, too: the target answered some of what they asked."""
     over_udp: bool = False
     """Whether the target answered anybody over UDP lately: not all of that may be dropped."""
+    crowd: tuple[str, ...] = ()
+    """Addresses that came and take more of its full link than its users get. The agent that says
+    so may hold them to what users leave, by its own word."""
+    rest_mb_s: float = 0.0
+    """That rate, of all of them together."""
 
 
 class PassedGoal(Struct, frozen=True, tag=True):

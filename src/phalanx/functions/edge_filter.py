@@ -141,6 +141,10 @@ class _Heard(Struct):
     kinds: frozenset[str] = frozenset()
     over_udp: bool = False
     """Whether the target answers others over UDP."""
+    crowd: frozenset[str] = frozenset()
+    """Who came and crowds its users out, as this agent itself found."""
+    rest_mb_s: float = 0.0
+    """What those may have together."""
 
 
 class _Relapses(Struct):
@@ -156,7 +160,7 @@ class EdgeFilter(Capability):
     name = "edge-filter"
     vnfd = Vnfd("edge-filter", Resources(0.1, 0.1, 0.0), image_mb=0.0, boot_s=0.2, shared=True)
     observes = ("flows",)
-    enforces = (TrafficVerdict.DROP, TrafficVerdict.PROXY)
+    enforces = (TrafficVerdict.DROP, TrafficVerdict.PROXY, TrafficVerdict.LIMIT)
     detector = FIXED_RULES
     parameters: ClassVar = {
         "entry_look_s": 1.0,
@@ -197,14 +201,20 @@ class EdgeFilter(Capability):
             me.call_at(me.now + STALE_S, partial(self._give_up, me, report.target))
         sources, shared = frozenset(report.sources[:MOST_SOURCES]), frozenset(report.shared)
         kinds, over_udp = frozenset(report.kinds), report.over_udp
+        own = message.sender == me.name  # by the word of others nobody is held to anything
+        crowd, rest_mb_s = frozenset(report.crowd if own else ()), report.rest_mb_s
         if heard is not None and me.now - heard.at < FRESH_S:
             sources, shared = sources | heard.sources, shared | heard.shared
             kinds, over_udp = kinds | heard.kinds, over_udp or heard.over_udp
+            if not crowd:
+                crowd, rest_mb_s = heard.crowd, heard.rest_mb_s
         if len(self._heard) >= MOST_TARGETS:
             fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
             self._heard = fresh if len(fresh) < MOST_TARGETS else {}
             self._clean.clear()
-        self._heard[report.target] = _Heard(me.now, sources, shared, kinds, over_udp)
+        self._heard[report.target] = _Heard(
+            me.now, sources, shared, kinds, over_udp, crowd, rest_mb_s
+        )
         self._count_relapse(me, report)
         if me.pop is not None and not me.draining:
             me.perform(ReadEntry(report.target), partial(self._entering, me, report.target))
@@ -242,7 +252,10 @@ class EdgeFilter(Capability):
 
         Attackers that go quiet in turns are one attack: what some of them do is held against all.
         Each stretch of peace that is four times as long as the last hold-down takes one count off.
+        That users get less, and nobody knows why, is no attack: they may just have gone.
         """
+        if not (report.kinds or report.sources):
+            return
         hold_s = me.parameter(self, "hold_s")
         seen = dict.fromkeys(
             ((report.target, source) for source in report.sources[:MOST_SOURCES] or ("",)), me.now
@@ -343,18 +356,21 @@ class EdgeFilter(Capability):
             blocked = _blocked(seen, findings, reported)
             if blocked or findings or me.now >= until:
                 break
-        pairs = yield from not_allowed(me, [(source, screened.ip) for source in blocked])
-        blocked = [source for source, _ in pairs]
+        there = {one.source for one in seen if not screened.entry} & heard.crowd - {*blocked}
+        either = [*blocked, *sorted(there)]
+        pairs = yield from not_allowed(me, [(source, screened.ip) for source in either])
+        blocked = [source for source, _ in pairs if source not in there]
+        crowd = tuple(source for source, _ in pairs if source in there)
         self._note_missed(me, screened.ip, seen, reported)
         forged = [f for f in findings if f.source is None and f.spoofed]
-        found = [f"{source}>{screened.ip}" for source in blocked]
+        found = [f"{source}>{screened.ip}" for source in (*blocked, *crowd)]
         yield analysis(
             me,
             goal,
             records,
             findings,
             found=found,
-            reported=sorted(set(blocked) & reported),
+            reported=sorted(set(blocked) & reported | {*crowd}),
             passed=passed(records.flows, blocked, reported),
         )
         if not blocked and not findings and screened.entry == me.pop and screened.ip in self._clean:
@@ -363,7 +379,8 @@ class EdgeFilter(Capability):
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
         shared = {source for source in blocked if source in shared and source not in served}
         over_udp = heard.over_udp or any(one.protocol == "udp" and one.replies for one in seen)
-        for rule in _rules(screened, blocked, shared, forged, seen, records, over_udp=over_udp):
+        rules = _rules(screened, blocked, shared, forged, seen, records, over_udp=over_udp)
+        for rule in (*rules, *_limits(screened, crowd, heard.rest_mb_s)):
             effect = _effect(rule)
             until, _ = self._harmful.get(effect, (me.now, 0.0))
             if until <= me.now and not self._filtered(me, effect):
@@ -373,11 +390,12 @@ class EdgeFilter(Capability):
                     self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
                 kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
                 named = kinds if findings else sorted(heard.kinds) or kinds
+                names = () if rule.verdict is TrafficVerdict.LIMIT else rule.match.sources
                 self._reports[effect] = AttackReport(
-                    screened.ip, kinds, rule.match.sources, tuple(sorted(shared)), over_udp
+                    screened.ip, kinds, names, tuple(sorted(shared)), over_udp
                 )
                 yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
-                for source in rule.match.sources:
+                for source in names:
                     yield Believe(Threat(source, screened.ip))
                 for claim in _claims(me, effect):
                     yield Adopt(want(claim), PROTECT)
@@ -635,6 +653,15 @@ def _rules(
         yield TrafficRule(match, TrafficVerdict.DROP)
 
 
+def _limits(
+    screened: EntryScreened, crowd: tuple[str, ...], rest_mb_s: float
+) -> Iterator[TrafficRule]:
+    """Yield what holds a crowd to what users leave."""
+    if crowd:
+        match = TrafficMatch(sources=crowd, target=screened.ip, entry=screened.entry or None)
+        yield TrafficRule(match, TrafficVerdict.LIMIT, {"rate_mb_s": rest_mb_s})
+
+
 def _flooded_ports(records: FlowRecords, ip: str) -> list[int]:
     """Return the ports at which forged UDP by itself is a flood, and nothing is answered."""
     by_port: dict[int, list[FlowStats]] = {}
@@ -677,4 +704,6 @@ def _words(rule: TrafficRule) -> str:
         return f"udp{to} that nobody answers" if match.protocol == "udp" else "everything"
     digest = blake2b(" ".join(match.sources).encode(), digest_size=3).hexdigest()
     of = f"{match.protocol} of " if match.protocol else ""
+    if rule.verdict is TrafficVerdict.LIMIT:
+        return f"excess of {len(match.sources)} sources {digest}"
     return f"{len(match.sources)} {of}source{'s' * (len(match.sources) != 1)} {digest}"

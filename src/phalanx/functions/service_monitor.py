@@ -20,8 +20,16 @@ from typing import ClassVar
 from msgspec import Struct, field
 
 from phalanx.analytics import source_rules
-from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
-from phalanx.analytics.goodput import AFTER_S, CROWDED, FEW_LOOKS, RESTORED, Goodput, Look
+from phalanx.analytics.detectors import HTTP_FLOOD, ONE_WAY, REFLECTION, SLOW, Finding
+from phalanx.analytics.goodput import (
+    AFTER_S,
+    CROWDED,
+    FEW_LOOKS,
+    RESTORED,
+    SERVED,
+    Goodput,
+    Look,
+)
 from phalanx.analytics.group_rules import AMPLIFIED
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
@@ -46,9 +54,6 @@ BUSY = 0.7
 """Share of its bandwidth from which a link has too little room for what nobody asked for."""
 CROWDING_S = 5_000
 """Packets/s of one-way UDP that are too many for a host, however small."""
-SERVED = 3.0
-"""Whom the target served is a stranger again if it sends so many times what it got: clients that
-ask over UDP, and are not answered any more, send on."""
 PART = 0.1
 """Who sends less than this part of what one of a swarm does on average is none of the swarm."""
 FEW_ASKED = 16
@@ -243,17 +248,21 @@ class ServiceMonitor(Capability):
         findings = self._harmful(me, seen, findings, records, whole_s, sample)
         findings += self._asking(me, seen, records, whole_s)
         convicted = self._convicted(me, seen, records, whole_s, findings)
-        pairs = yield from not_allowed(me, convicted)
-        spared = {target for _, target in convicted} - {target for _, target in pairs}
-        convicted = {pair: convicted[pair] for pair in pairs}
+        crowding, rests = self._crowding(me, seen, records, whole_s, sample, convicted)
+        crowd = {(f.source or "", f.target): f for f in crowding}
+        either = convicted | crowd
+        pairs = yield from not_allowed(me, either)
+        spared = {target for _, target in either} - {target for _, target in pairs}
+        convicted = {pair: convicted[pair] for pair in pairs if pair in convicted}
+        crowd = {pair: crowd[pair] for pair in pairs if pair in crowd}
         attacked: dict[str, set[str]] = {
             f.target: set()
             for f in findings
             if f.source is None and (f.spoofed or f.target not in spared)
         }
-        for source, target in convicted:
+        for source, target in pairs:
             attacked.setdefault(target, set()).add(source)
-        told = [*findings, *filter(None, convicted.values())]
+        told = [*findings, *filter(None, convicted.values()), *crowd.values()]
         knowns = ((self._target(target), sources) for target, sources in attacked.items())
         if any(not sources <= known.named or known.since is None for known, sources in knowns):
             yield analysis(
@@ -261,7 +270,7 @@ class ServiceMonitor(Capability):
                 goal,
                 records,
                 told,
-                found=[f"{source}>{target}" for source, target in convicted],
+                found=[f"{source}>{target}" for source, target in pairs],
                 passed=passed(records.flows, {source for source, _ in convicted}),
                 remembered=[f"{s}>{t}" for (s, t), found in convicted.items() if found is None],
             )
@@ -269,7 +278,8 @@ class ServiceMonitor(Capability):
             kinds = {f.kind for f in findings if f.target == target}
             # A swarm of UDP would tell the entries to look for feeds, too.
             kinds |= {f.kind for f in told if f.target == target} - ONE_WAY
-            yield from self._attacked(me, goal, seen, target, sources, kinds)
+            held, rest_mb_s = {s for s, to in crowd if to == target}, rests.get(target, 0.0)
+            yield from self._attacked(me, goal, seen, target, sources, kinds, held, rest_mb_s)
         explained = attacked.keys() | spared
         yield from self._service(me, seen, records, whole_s, convicted, explained)
 
@@ -384,6 +394,36 @@ class ServiceMonitor(Capability):
                 ]
         return found
 
+    def _crowding(
+        self,
+        me: Agent,
+        seen: _Link,
+        records: FlowRecords,
+        seconds: float,
+        sample: LinkSample,
+        convicted: Container[tuple[str, str]],
+    ) -> tuple[list[Finding], dict[str, float]]:
+        """Return who came and crowds users out of a full link, and what is left for them, in MB/s.
+
+        Each of them asks as a user does; but users give way to each other, and they do not.
+        """
+        tcp = [flow for flow in records.flows if flow.protocol == "tcp"]
+        sent = _sent((f for f in tcp if (f.source, f.target) not in convicted), seconds)
+        present = {flow.source for _, look in seen.looks for flow in look.flows}
+        found: list[Finding] = []
+        rests = {}
+        for target, of in sent.items():
+            goodput = self._target(target).goodput
+            if not (seen.full and goodput.hurt(me.now)):
+                goodput.unfair = 0
+                continue
+            came, rest_kb_s = goodput.crowding(of, present, sample.bandwidth_mb_s * 1e3)
+            why = f"one of {len(came)} that came and give no way to users of a full link"
+            evidence = ((s, {"kb_s": round(of[s], 3)}) for s in came)
+            found += [Finding(HTTP_FLOOD, target, s, 1.0, why, each) for s, each in evidence]
+            rests[target] = rest_kb_s / 1e3
+        return found, rests
+
     def _convicted(
         self,
         me: Agent,
@@ -497,6 +537,8 @@ class ServiceMonitor(Capability):
         target: str,
         sources: set[str],
         kinds: set[str],
+        crowd: set[str],
+        rest_mb_s: float,
     ) -> Steps:
         """Report an attack at once, and again while it arrives.
 
@@ -515,6 +557,7 @@ class ServiceMonitor(Capability):
         if sources <= known.named and me.now < due:
             return
         known.reported, known.named = me.now, frozenset(sources)
+        sources = sources - crowd
         belief = me.beliefs.get(UnderAttack(target))
         me.cause = me.cause if belief is None else belief.event
         known.slow = known.slow or SLOW in kinds
@@ -528,9 +571,12 @@ class ServiceMonitor(Capability):
         }
         names = tuple(sorted(sources)), tuple(sorted(known.shared))
         over_udp = me.now - known.over_udp < REPLIED_S
-        report_attack(me, AttackReport(target, tuple(sorted(kinds)), *names, over_udp=over_udp))
+        report = AttackReport(
+            target, tuple(sorted(kinds)), *names, over_udp, tuple(sorted(crowd)), rest_mb_s
+        )
+        report_attack(me, report)
         gone = me.capability(Outlook).view.dead
-        if gone or me.now - known.began >= me.parameter(self, "entry_patience_s"):
+        if gone or crowd or me.now - known.began >= me.parameter(self, "entry_patience_s"):
             # Of links in a row the last: an agent farther up filters there by itself.
             ways = [link_ends(name) for name, link in self._links.items() if target in link.targets]
             on = {start for start, _ in ways}

@@ -1,0 +1,83 @@
+"""Drawn floods of requests: users are served again, and nobody of them is ever blocked."""
+
+import random
+
+import pytest
+
+from phalanx.checking.plans import Document
+from phalanx.cli.fuzz import run_plan
+from tests.nightly import sample
+
+END_S, LATE_S = 150.0, 30.0
+
+
+def flood(number: int) -> Document:
+    """Return a flood of requests of half to four times what the link of a server carries."""
+    rng = random.Random(f"requests/{number}")
+    names = [f"p{pop}" for pop in range(rng.randint(2, 6))]
+    links = [
+        {
+            "between": [name, names[rng.randrange(at)]],
+            "bandwidth_mb_s": rng.choice([10, 20, 40]),
+            "latency_ms": round(rng.uniform(2, 15), 3),
+        }
+        for at, name in enumerate(names)
+        if at
+    ]
+    mb_s, place = rng.choice([2, 5, 10]), rng.choice(names)
+    users, sources = rng.choice([3, 4, 6, 10, 20, 40]), rng.choice([1, 3, 8, 20, 60])
+    moves = rng.random() < 0.3 and sources <= 8
+    honest = {
+        "name": "users",
+        "profile": rng.choice(["http", "http", "video"]),
+        "count": users,
+        "at": names,
+        "target": "web",
+        "port": 80,
+        "demand_mb_s": round(rng.uniform(0.1, 0.5) * mb_s / users, 5),
+        "jitter": rng.choice([0, 0.2, 0.5]),
+    }
+    hostile = {
+        "name": "flood",
+        "profile": "http-flood",
+        "count": sources,
+        "at": rng.sample(names, rng.randint(1, len(names))),
+        "target": "web",
+        "port": 80,
+        "demand_mb_s": round(rng.choice([0.5, 1, 2, 4]) * mb_s / sources, 5),
+        "start_s": round(rng.uniform(20, 30), 2),
+        "end_s": END_S,
+        **({"adapt": "move"} if moves else {}),
+    }
+    return {
+        "name": "flood-of-requests",
+        "duration_s": END_S,
+        "seed": number,
+        "strategy": "service",
+        "network": {
+            "repository": names[0],
+            "pops": [{"name": n, "cores": 6, "memory_gb": 6, "disk_gb": 8} for n in names],
+            "links": links,
+        },
+        "hosts": [{"name": "web", "at": place, "address": "10.0.0.10", "bandwidth_mb_s": mb_s}],
+        "traffic": [honest, hostile],
+        "monitors": [{"link": f"{place}>web", "at": place, "threshold_mb_s": 0.75 * mb_s}],
+        "functions": {name: {"image_mb": 0} for name in ("edge-filter", "service-monitor")},
+        "goals": {"default": {"preferences": {"time": 0.5, "cost": 0.3, "decentralisation": 0.2}}},
+        "timing": {"heartbeat_s": 2, "silence_s": 5, "sample_s": 1},
+    }
+
+
+@pytest.mark.parametrize("number", sample(range(100), 20))
+def test_users_are_served_beside_a_flood_of_requests_and_none_is_blocked(number: int) -> None:
+    events = run_plan(flood(number)).events
+    blocks = [e for e in events if e.kind == "measure.applied" and not e.data["rate_mb_s"]]
+    named = {source for event in blocks for source in event.data.get("sources", ())}
+    assert not [source for source in named if source.startswith("10.1.")]
+    late = [
+        event.data["hosts"]["web"]
+        for event in events
+        if event.kind == "network.sample" and event.time > END_S - LATE_S
+    ]
+    wanted = sum(sample["wanted_mb_s"] for sample in late)
+    assert sum(sample["legitimate_mb_s"] for sample in late) > 0.85 * wanted
