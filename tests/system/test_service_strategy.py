@@ -217,6 +217,7 @@ def test_who_asks_for_little_and_gives_users_no_way_is_held_to_what_they_leave(
     assert not honest_blocked(result)
     assert limits[0].data["rate_mb_s"] == pytest.approx(0.9 * 6 - 1.0, abs=0.1)
     assert mean(shares(result, since=45)) > 0.95
+    assert len(of(result, "auction.called")) < 20, "no other agent is asked to look again and again"
     crowd = service(traffic=[users(), swarm | {"profile": "http"}])
     assert not of(crowd, "measure.applied")
 

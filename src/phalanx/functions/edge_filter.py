@@ -390,9 +390,15 @@ class EdgeFilter(Capability):
                     self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
                 kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
                 named = kinds if findings else sorted(heard.kinds) or kinds
-                names = () if rule.verdict is TrafficVerdict.LIMIT else rule.match.sources
+                limits = rule.verdict is TrafficVerdict.LIMIT
+                names = () if limits else rule.match.sources
                 self._reports[effect] = AttackReport(
-                    screened.ip, kinds, names, tuple(sorted(shared)), over_udp
+                    screened.ip,
+                    kinds,
+                    names,
+                    tuple(sorted(shared)),
+                    over_udp,
+                    crowd if limits else (),
                 )
                 yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
                 for source in names:
@@ -524,7 +530,7 @@ class EdgeFilter(Capability):
         outlook: Outlook = me.capability(Outlook)
         report = self._reports.get(effect)
         report = report or AttackReport(effect.ip, ("remembered",))  # after a restart
-        for agent in outlook.alive():
+        for agent in outlook.alive() if not report.crowd else ():  # others cannot tell
             state = outlook.view.get(agent)
             if agent != me.name and state and effect.entry in ("", state.pop):
                 me.tell(Performative.INFORM, agent, ATTACK, report)
