@@ -63,7 +63,7 @@ FEW_SENT = 4
 GOES_ON_S = 2.0
 """Who asks for far too much is a flood once it has done so for so long ..."""
 ASKING_LOOKS = 1, 2, 4
-"""So many of the last looks are counted together, to see who does."""
+"""So many of the last looks are counted together: little more than a user does shows in several."""
 RUSH = 3.0
 """... or at once if it asks for so many times what is too much."""
 RECENT_S = 1.0
@@ -363,7 +363,10 @@ class ServiceMonitor(Capability):
         """
         sent = _sent(records.flows, seconds)
         asking: dict[str, dict[str, Finding]] = defaultdict(dict)
-        for count in ASKING_LOOKS:  # little more than a user does shows in several together
+        attacked = any(
+            k.since is not None or k.goodput.hurt(me.now) for k in self._targets.values()
+        )
+        for count in ASKING_LOOKS if attacked else ASKING_LOOKS[:1]:
             looks = [look for _, look in seen.looks][-count:]
             together = (flow for look in looks for flow in look.flows)
             flows = [flow for flow in together if flow.source in sent.get(flow.target, ())]
@@ -407,16 +410,22 @@ class ServiceMonitor(Capability):
 
         Each of them asks as a user does; but users give way to each other, and they do not.
         """
-        tcp = [flow for flow in records.flows if flow.protocol == "tcp"]
+        found: list[Finding] = []
+        rests: dict[str, float] = {}
+        hurt = {}
+        for target in seen.targets:
+            goodput = self._target(target).goodput
+            if seen.full and goodput.hurt(me.now):
+                hurt[target] = goodput
+            else:
+                goodput.unfair = 0
+        if not hurt:
+            return found, rests
+        tcp = (f for f in records.flows if f.protocol == "tcp" and f.target in hurt)
         sent = _sent((f for f in tcp if (f.source, f.target) not in convicted), seconds)
         present = {flow.source for _, look in seen.looks for flow in look.flows}
-        found: list[Finding] = []
-        rests = {}
-        for target, of in sent.items():
-            goodput = self._target(target).goodput
-            if not (seen.full and goodput.hurt(me.now)):
-                goodput.unfair = 0
-                continue
+        for target, goodput in hurt.items():
+            of = sent.get(target, {})
             came, rest_kb_s = goodput.crowding(of, present, sample.bandwidth_mb_s * 1e3)
             why = f"one of {len(came)} that came and give no way to users of a full link"
             evidence = ((s, {"kb_s": round(of[s], 3)}) for s in came)
