@@ -145,6 +145,8 @@ def test_who_gives_users_no_way_is_found_with_what_they_leave() -> None:
     assert rest_kb_s == pytest.approx(500.0)
 
 
-@pytest.mark.parametrize(("theirs", "users_get"), [(42.0, 40.0), (200.0, 95.0), (8.0, 5.0)])
+@pytest.mark.parametrize(
+    ("theirs", "users_get"), [(42.0, 40.0), (100.0, 55.0), (200.0, 95.0), (8.0, 5.0)]
+)
 def test_a_crowd_that_gives_way_or_takes_little_is_none(theirs: float, users_get: float) -> None:
     assert crowd(theirs, users_get) == ([], 0.0)

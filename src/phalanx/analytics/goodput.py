@@ -48,8 +48,10 @@ SERVED = 3.0
 """Whom the target served is a stranger again if it sends so many times what it got: clients that
 ask over UDP, and are not answered any more, send on."""
 UNFAIR, UNFAIR_LOOKS = 1.4, 3
-"""Connections that give way to each other get the same of a full link. Who came and sends so many
-times what users do who want more, for so many looks, does not give way."""
+"""Connections that give way to each other get much the same of a full link. Who came and sends so
+many times what users do who want more, for so many looks, does not give way: users who get less
+than half of what they did. Those who want little get a larger part of it than who wants much, and
+less of the link: so it takes three times as much there."""
 USED, LEAST_REST = 0.9, 0.05
 """Shares of a link: what can be used of it, and what who came is left at least."""
 FEW_LOOKS = 2
@@ -180,7 +182,8 @@ class Goodput(Struct):
         users = [s for s in self.served if s in present and s not in came]
         wanted, now = (sum(of.get(s, 0.0) for s in users) for of in (self.served, sent))
         theirs = sum(sent[s] for s in sent if s in came)
-        unfair = theirs * len(users) > UNFAIR * now * len(came) and now < RESTORED * wanted
+        times = UNFAIR if now < wanted / 2 else 3 * UNFAIR
+        unfair = theirs * len(users) > times * now * len(came) and now < RESTORED * wanted
         self.unfair = self.unfair + 1 if unfair and theirs >= CROWDED * link_kb_s else 0
         if self.unfair < UNFAIR_LOOKS:
             return [], 0.0

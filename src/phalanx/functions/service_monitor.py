@@ -392,7 +392,8 @@ class ServiceMonitor(Capability):
                 found += [
                     f
                     for source, f in floods.items()
-                    if goodput.asking[source] <= long
+                    if goes_on
+                    or goodput.asking[source] <= long
                     or f.evidence["requests_s"] > RUSH * f.evidence["users_at_most"]
                 ]
         return found
