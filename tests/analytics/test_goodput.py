@@ -128,15 +128,17 @@ def test_who_comes_is_served_like_a_user_only_from_its_second_look_on() -> None:
     assert [*goodput.served] == ["u", "new"]
 
 
-def crowd(theirs: float, users_get: float) -> tuple[list[str], float]:
+def crowd(
+    theirs: float, users_get: float, goodput: Goodput | None = None
+) -> tuple[list[str], float]:
     """Return what is found of 20 that come to a link of 1,000 KB/s with 4 users of 100 KB/s."""
-    goodput = Goodput()
+    goodput = goodput or Goodput()
     users = {f"u{number}": 100.0 for number in range(4)}
     take(goodput, [look(float(n), users, {}) for n in range(CALM)])
     sent = dict.fromkeys(users, users_get) | {f"c{number}": theirs for number in range(20)}
     for _ in range(2):
-        assert goodput.crowding(sent, {*users}, 1000.0) == ([], 0.0), "it may be chance"
-    return goodput.crowding(sent, {*users}, 1000.0)
+        assert goodput.crowding(0.0, sent, {*users}, 1000.0) == ([], 0.0), "it may be chance"
+    return goodput.crowding(0.0, sent, {*users}, 1000.0)
 
 
 def test_who_gives_users_no_way_is_found_with_what_they_leave() -> None:
@@ -150,3 +152,14 @@ def test_who_gives_users_no_way_is_found_with_what_they_leave() -> None:
 )
 def test_a_crowd_that_gives_way_or_takes_little_is_none(theirs: float, users_get: float) -> None:
     assert crowd(theirs, users_get) == ([], 0.0)
+
+
+def test_who_gave_users_no_way_is_no_user_for_fifteen_minutes() -> None:
+    goodput = Goodput()
+    crowd(45.0, 20.0, goodput)
+    got = {f"u{number}": 100.0 for number in range(4)} | {"c0": 20.0}
+    take(goodput, [look(at, got, {}) for at in (100.0, 102.0, 898.0)])
+    assert "c0" not in goodput.served
+    take(goodput, [look(at, got, {}) for at in (902.0, 904.0, 906.0)])
+    assert "c0" in goodput.served
+    assert not goodput.crowd

@@ -52,6 +52,8 @@ UNFAIR, UNFAIR_LOOKS = 1.4, 3
 many times what users do who want more, for so many looks, does not give way: users who get less
 than half of what they did. Those who want little get a larger part of it than who wants much, and
 less of the link: so it takes three times as much there."""
+CROWD_S = 900.0
+"""So long those are none of the users."""
 USED, LEAST_REST = 0.9, 0.05
 """Shares of a link: what can be used of it, and what who came is left at least."""
 FEW_LOOKS = 2
@@ -139,8 +141,8 @@ class Goodput(Struct):
     """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
-    crowd: dict[str, None] = field(default_factory=dict)
-    """Who came and did not give way to users of a full link."""
+    crowd: dict[str, float] = field(default_factory=dict)
+    """Who came and did not give way to users of a full link, with when that was seen last."""
     unfair: int = 0
     """Looks in a row in which there were such."""
     thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
@@ -168,11 +170,12 @@ class Goodput(Struct):
         return cut or self.suffers is not None
 
     def crowding(
-        self, sent: Mapping[str, float], present: Container[str], link_kb_s: float
+        self, now: float, sent: Mapping[str, float], present: Container[str], link_kb_s: float
     ) -> tuple[list[str], float]:
         """Return who came and crowds users out of a full link, and the KB/s that these leave.
 
         Args:
+            now: time in seconds.
             sent: what each source sends, in KB/s.
             present: who was there lately.
             link_kb_s: bandwidth of the link.
@@ -180,17 +183,17 @@ class Goodput(Struct):
         """
         came = {s for s in sent if s in self.crowd or sent[s] > SERVED * self.served.get(s, 0.0)}
         users = [s for s in self.served if s in present and s not in came]
-        wanted, now = (sum(of.get(s, 0.0) for s in users) for of in (self.served, sent))
+        wanted, send = (sum(of.get(s, 0.0) for s in users) for of in (self.served, sent))
         theirs = sum(sent[s] for s in sent if s in came)
-        times = UNFAIR if now < wanted / 2 else 3 * UNFAIR
-        unfair = theirs * len(users) > times * now * len(came) and now < RESTORED * wanted
+        times = UNFAIR if send < wanted / 2 else 3 * UNFAIR
+        unfair = theirs * len(users) > times * send * len(came) and send < RESTORED * wanted
         self.unfair = self.unfair + 1 if unfair and theirs >= CROWDED * link_kb_s else 0
         if self.unfair < UNFAIR_LOOKS:
             return [], 0.0
         crowd = [s for s in sent if s in came]
-        self.crowd |= dict.fromkeys(crowd)
-        while len(self.crowd) > MOST_SOURCES:
-            del self.crowd[next(iter(self.crowd))]
+        for source in crowd:  # the eldest first
+            self.crowd.pop(source, None)
+            self.crowd[source] = now
         return crowd, max(USED * link_kb_s - wanted, LEAST_REST * link_kb_s)
 
     def see(self, look: Look, resigned_s: float) -> None:
@@ -266,6 +269,11 @@ class Goodput(Struct):
         else:  # who comes during an attack, and is answered, is none of its strangers
             _learn(self.served, {s: kb_s for s, kb_s in look.got.items() if s in clients})
         self.senders.append(look.one_way.keys())
+        long = look.now - CROWD_S
+        while self.crowd and (
+            len(self.crowd) > MOST_SOURCES or next(iter(self.crowd.values())) < long
+        ):
+            del self.crowd[next(iter(self.crowd))]
 
     def _stays(self, source: str) -> bool:
         return all(source in each for each in self.senders)

@@ -427,7 +427,7 @@ class ServiceMonitor(Capability):
         present = {flow.source for _, look in seen.looks for flow in look.flows}
         for target, goodput in hurt.items():
             of = sent.get(target, {})
-            came, rest_kb_s = goodput.crowding(of, present, sample.bandwidth_mb_s * 1e3)
+            came, rest_kb_s = goodput.crowding(me.now, of, present, sample.bandwidth_mb_s * 1e3)
             why = f"one of {len(came)} that came and give no way to users of a full link"
             evidence = ((s, {"kb_s": round(of[s], 3)}) for s in came)
             found += [Finding(HTTP_FLOOD, target, s, 1.0, why, each) for s, each in evidence]
