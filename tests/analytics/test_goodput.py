@@ -14,11 +14,11 @@ CALM, RESIGNED_S = 40, 60.0
 """Looks, each of a second, with all that users ask for."""
 
 
-def look(now: float, got: dict[str, float], sent: dict[str, float]) -> Look:
+def look(now: float, got: dict[str, float], sent: dict[str, float], asked: float = 0.0) -> Look:
     """Return what a second shows of packets of 1 KB, while nobody is known to attack."""
-    every = sum(got.values()) + sum(sent.values())
+    every = sum(got.values()) + sum(sent.values()) + asked
     known = dict.fromkeys(("full", "explained", "attacked", "recent", "wary"), False)
-    return Look(now, 1.0, got, 1e3, None, sent, every, **known)
+    return Look(now, 1.0, got, 1e3, None, sent, asked, every, **known)
 
 
 def take(goodput: Goodput, looks: Iterable[Look]) -> list[bool]:
@@ -51,11 +51,12 @@ def run(
     *,
     only: int = 6,
     sent: float = 0.0,
+    asked: float = 0.0,
     seed: int = 1,
 ) -> list[bool]:
     """Return whether six users are hurt in each of 30 looks in which some get a share.
 
-    ``sent``: one-way UDP in KB/s that comes with it.
+    With it come one-way UDP that is ``sent``, or what is ``asked`` by who asks too much, in KB/s.
     """
     drawn = Random(seed)
     looks = []
@@ -65,7 +66,8 @@ def run(
             f"u{user}": come(drawn, kb_s * (share if late and user < only else 1.0))
             for user in range(6)
         }
-        looks.append(look(float(number), got, {"s": sent} if late and sent else {}))
+        one_way = {"s": sent} if late and sent else {}
+        looks.append(look(float(number), got, one_way, asked if late else 0.0))
     return take(Goodput(), looks)
 
 
@@ -90,9 +92,10 @@ def test_who_loses_all_is_hurt_though_others_go_on() -> None:
     assert all(hurt[CALM + 3 :])
 
 
-def test_a_little_less_is_harm_only_beside_much_that_nobody_answers() -> None:
+@pytest.mark.parametrize("what", ["sent", "asked"])
+def test_a_little_less_is_harm_only_beside_much_that_came(what: str) -> None:
     assert not any(run(40.0, 0.85, evenly))
-    hurt = run(40.0, 0.85, evenly, sent=100.0)
+    hurt = run(40.0, 0.85, evenly, **{what: 100.0})
     assert not any(hurt[: CALM + 5])
     assert any(hurt[CALM + 5 : CALM + 12])
 

@@ -34,7 +34,7 @@ CROWDED = 0.2
 """Share of a link's octets from which one-way UDP that came with a breach is its cause."""
 LONG_LOOKS = 10
 """So many looks in a row users get a little less since one-way UDP came that is much of what
-passes: then it is the cause."""
+passes, or who asks for far too much: then it is the cause."""
 FAMILIAR_WEIGHT = 0.1
 """Weight of one look in what a source usually sends."""
 FEW_KNOWN = 3
@@ -77,6 +77,8 @@ class Look(Struct, frozen=True):
     """Questions of users and answers, where each has one and too few had; None: else."""
     one_way: Mapping[str, float]
     """What each source of UDP sent that nobody answers, in KB/s."""
+    asked_kb_s: float
+    """What those sent who came and ask for far more than a user does."""
     all_kb_s: float
     """All that the link carried."""
     full: bool
@@ -125,7 +127,8 @@ class Goodput(Struct):
     fallen: float = 0.0
     """When the first of those was."""
     doubts: int = 0
-    """Looks in a row with a little less than usual since much one-way UDP came."""
+    """Looks in a row with a little less than usual since much one-way UDP, or who asks for far too
+    much, came."""
     suffers: float | None = None
     """Since when its users get much less than usual, in seconds; None: they do not."""
     less: float | None = None
@@ -168,6 +171,11 @@ class Goodput(Struct):
         """Whether users get much less: all together, or for a while those behind one link."""
         cut = self.cut is not None and now - self.cut >= LOW_S
         return cut or self.suffers is not None
+
+    def came(self, now: float) -> set[str]:
+        """Return who came lately and asks for far more than a user does."""
+        since = now - AFTER_S
+        return {s for s, at in self.asking.items() if at > since and s not in self.served}
 
     def crowding(
         self, now: float, sent: Mapping[str, float], present: Container[str], link_kb_s: float
@@ -283,17 +291,16 @@ class Goodput(Struct):
 
         Such a source would hide that users get less.
         """
-        since = look.now - AFTER_S
-        came = {s for s, at in self.asking.items() if at > since and s not in self.served}
-        came.update(self.crowd)
+        came = self.came(look.now).union(self.crowd)
         return {s: kb_s for s, kb_s in look.got.items() if s not in came} or look.got
 
     def _doubt(self, look: Look, usual_kb_s: float) -> bool:
-        """Whether users get a little less, and much has come that nobody answers.
+        """Whether users get a little less, and much has come: UDP that nobody answers, or requests.
 
         Less than they did, or than they ask for where each question has its answer.
         """
         came = sum(kb_s for source, kb_s in look.one_way.items() if self.is_new(source, kb_s))
+        came += look.asked_kb_s
         doubt = look.questions is not None or self.each_kb_s < RESTORED * usual_kb_s
         return doubt and came >= CROWDED * look.all_kb_s
 

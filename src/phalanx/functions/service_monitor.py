@@ -647,6 +647,9 @@ class ServiceMonitor(Capability):
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
             recent = me.now - known.attacked <= AFTER_S
+            came = {(s, target) for s in known.goodput.came(me.now)}
+            asking = (f for f in records.flows if (f.source, f.target) in came) if came else ()
+            asked = sum(f.octets for f in asking)
             look = Look(
                 me.now,
                 seconds,
@@ -654,6 +657,7 @@ class ServiceMonitor(Capability):
                 octets.get(target),
                 lacking.get(target),
                 sent[target],
+                asked / seconds / 1e3,
                 all_kb_s,
                 full=seen.full,
                 explained=target in explained,
