@@ -100,6 +100,24 @@ def test_a_little_less_is_harm_only_beside_much_that_came(what: str) -> None:
     assert any(hurt[CALM + 5 : CALM + 12])
 
 
+@pytest.mark.parametrize("sent", [0.0, 100.0])
+def test_users_who_send_nothing_any_more_are_cut_off_if_much_has_come(sent: float) -> None:
+    every = {f"u{user}": 40.0 for user in range(6)}
+    goodput = Goodput()
+    take(goodput, [look(float(n), every, {}) for n in range(CALM)])
+    stay = {"u0": 40.0, "u1": 40.0, "u2": 40.0}
+    looks = [look(float(n), stay, {"s": sent} if sent else {}) for n in range(CALM, CALM + 4)]
+    assert any(take(goodput, looks)) is bool(sent)
+
+
+def test_few_looks_are_enough_to_miss_users_if_much_has_come() -> None:
+    every = {f"u{user}": 40.0 for user in range(6)}
+    goodput = Goodput()
+    take(goodput, [look(float(n), every, {}) for n in range(2)])
+    less = every | {"u1": 1.0, "u2": 1.0}
+    assert take(goodput, [look(float(n), less, {"s": 100.0}) for n in range(2, 5)])[-1]
+
+
 def test_who_leaves_takes_nothing_from_those_who_stay() -> None:
     every = {f"u{user}": 40.0 for user in range(6)}
     stay = {"u0": 40.0, "u1": 4.0, "u2": 4.0}

@@ -8,7 +8,7 @@ chance makes them. What each user gets counts, as who leaves takes nothing from 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from math import inf, sqrt
 from statistics import median
 
@@ -140,6 +140,8 @@ class Goodput(Struct):
     what it takes from users."""
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
+    there: deque[Collection[str]] = field(default_factory=lambda: deque(maxlen=LEARNED))
+    """Users in each of the last looks while nothing was wrong."""
     met: dict[str, None] = field(default_factory=dict)
     """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
@@ -226,8 +228,12 @@ class Goodput(Struct):
         self.questions = look.questions is not None
         due, got = look.questions or (due_kb_s * self.count, got_kb_s * self.count)
         self.due, self.got = self.due + due, self.got + got
-        self._part(look, kept, resigned_s)
-        self.doubts = self.doubts + 1 if self._doubt(look, usual_kb_s) else 0
+        much = self._much_came(look)
+        gone = self._vanished(look) if much else ()
+        self._part(look, kept | dict.fromkeys(gone, 0.0), resigned_s, much=much)
+        # Less than they did, or than they ask for where each question has its answer.
+        doubt = much and (self.questions or self.each_kb_s < RESTORED * usual_kb_s)
+        self.doubts = self.doubts + 1 if doubt else 0
         self.low = self.low + 1 if share < look.least or self.doubts >= LONG_LOOKS else 0
         if not (self.low or self.doubts):
             self.due = self.got = 0.0
@@ -271,6 +277,7 @@ class Goodput(Struct):
             _learn(self.familiar, {} if unsure else there)
             users = self._those(look)
             _learn(self.served, {s: users[s] for s in users if not new or s in self.met})
+            self.there.append([s for s in users if s in self.served])
             self.met |= dict.fromkeys(users)
             while len(self.met) > MOST_SOURCES:
                 del self.met[next(iter(self.met))]
@@ -294,15 +301,17 @@ class Goodput(Struct):
         came = self.came(look.now).union(self.crowd)
         return {s: kb_s for s, kb_s in look.got.items() if s not in came} or look.got
 
-    def _doubt(self, look: Look, usual_kb_s: float) -> bool:
-        """Whether users get a little less, and much has come: UDP that nobody answers, or requests.
-
-        Less than they did, or than they ask for where each question has its answer.
-        """
+    def _much_came(self, look: Look) -> bool:
+        """Whether much of what passes is new: UDP that nobody answers, or too many requests."""
         came = sum(kb_s for source, kb_s in look.one_way.items() if self.is_new(source, kb_s))
-        came += look.asked_kb_s
-        doubt = look.questions is not None or self.each_kb_s < RESTORED * usual_kb_s
-        return doubt and came >= CROWDED * look.all_kb_s
+        return came + look.asked_kb_s >= CROWDED * look.all_kb_s
+
+    def _vanished(self, look: Look) -> list[str]:
+        """Return the users that were always there, and are not: cut off, if not just gone."""
+        if len(self.there) < LEARNED:
+            return []
+        first, *others = self.there
+        return [s for s in first if s not in look.got and all(s in each for each in others)]
 
     def _is_breach(self, now: float, least: float) -> bool:
         """Whether as many looks in a row as were less than ``least`` are no chance.
@@ -319,8 +328,13 @@ class Goodput(Struct):
         rests_on = inf if self.questions else sum(self.usual) * self.users * self.count
         return _is_less(self.due, self.got, rests_on)
 
-    def _part(self, look: Look, kept: Mapping[str, float], resigned_s: float) -> None:
-        """Notice that some users get much less, as others go on: fewer than make a breach."""
+    def _part(
+        self, look: Look, kept: Mapping[str, float], resigned_s: float, *, much: bool
+    ) -> None:
+        """Notice that some users get much less, as others go on: fewer than make a breach.
+
+        Where ``much`` has come little needs to be known of what is usual, and that is not.
+        """
         due = {s: self.served[s] * self.count for s, share in kept.items() if share < BREACHED}
         before, self.short = self.short, {s: (each, each * kept[s]) for s, each in due.items()}
         lost = 0.0
@@ -328,13 +342,15 @@ class Goodput(Struct):
             more, too = before.get(source, (0.0, 0.0))
             lost += 1 - kept[source] if _is_less(each + more, got + too) else 0
         share = lost / max(len(kept), 1)
-        cut = lost >= LOST and len(self.thin) >= LEARNED
+        cut = lost >= LOST and (much or len(self.thin) >= LEARNED)
         # Of many looks one is the worst by chance; as far again beyond the usual ones none is.
-        cut = cut and share > 2 * max(self.thin) - median(self.thin)
+        known = self.thin or (0.0,)
+        cut = cut and share > 2 * max(known) - median(known)
         self.cut = (look.now if self.cut is None else self.cut) if cut else None
         if self.cut is None or look.now - self.cut > resigned_s:
             self.cut = None
-            if self.suffers is None and not look.explained:  # what soon ends was chance, as well
+            if self.suffers is None and not (look.explained or much):
+                # What soon ends was chance, as well.
                 self.thin.extend([*self.gaps, share] if len(self.gaps) < LEARNED else [share])
             self.gaps = []
         else:
