@@ -284,6 +284,11 @@ def request_floods(
     return found
 
 
+def completes(one: FlowAggregate) -> bool:
+    """Whether a source of TCP certainly completes too many handshakes for a flood of them."""
+    return wilson(one.established, one.syn)[0] >= COMPLETES
+
+
 RESET = 0.9
 """A source of which certainly a larger share of the replies are resets has no connection."""
 ASKS = 0.05

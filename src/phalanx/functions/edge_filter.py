@@ -36,6 +36,7 @@ from phalanx.analytics.source_rules import (
     COMPLETES,
     FlowAggregate,
     aggregate,
+    completes,
     request_floods,
     unanswered_flood,
 )
@@ -616,7 +617,7 @@ def _served(one: FlowAggregate) -> bool:
         return wilson(one.replies, one.packets)[0] >= COMPLETES
     if one.open and one.answered < ANSWERED * one.open:  # slow attackers get a few answers
         return False
-    return wilson(one.established, one.syn)[0] >= COMPLETES
+    return completes(one)
 
 
 def _rules(

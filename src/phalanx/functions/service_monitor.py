@@ -371,8 +371,11 @@ class ServiceMonitor(Capability):
             together = (flow for look in looks for flow in look.flows)
             flows = [flow for flow in together if flow.source in sent.get(flow.target, ())]
             whole_s = sum(look.seconds for look in looks)
-            for f in source_rules.request_floods(source_rules.aggregate(flows), whole_s):
-                asking[f.target].setdefault(f.source or "", f)
+            both = source_rules.aggregate(flows)  # a flood of handshakes asks for nothing
+            ones = {(one.source, one.target): one for one in both if one.protocol == "tcp"}
+            for f in source_rules.request_floods(ones.values(), whole_s):
+                if source_rules.completes(ones[f.source or "", f.target]):
+                    asking[f.target].setdefault(f.source or "", f)
         all_kb_s = sum(sum(of.values()) for of in sent.values())
         found = []
         for target in {**seen.targets, **sent}:
