@@ -257,6 +257,8 @@ def server_of(source: str) -> str:
 
 
 _PAUSE_S = 0.05
+PATIENCE_S = 120.0
+"""How long a process may take to say what is awaited; says nothing about speed."""
 _PROCESSES = (
     "own=$(readlink /proc/self/ns/net); for p in /proc/[0-9]*; do "
     '[ "$(readlink $p/ns/net)" = "$own" ] && [ $p != /proc/$$ ] && cat $p/comm; done; true'
@@ -293,13 +295,21 @@ def arrived(lab: Lab) -> int:
 
 
 def said(process: subprocess.Popen[str], words: str) -> str:
-    """Wait for a line with these words in what a process says, and return it."""
+    """Wait for a line with these words in what a process says, and return it.
+
+    A process that does not say it is ended after a while: nothing would end the wait else.
+    """
     assert process.stdout is not None
     heard = []
-    for line in process.stdout:
-        heard.append(line)
-        if words in line:
-            return line
+    late = threading.Timer(PATIENCE_S, process.kill)
+    late.start()
+    try:
+        for line in process.stdout:
+            heard.append(line)
+            if words in line:
+                return line
+    finally:
+        late.cancel()
     raise AssertionError(f"{words!r} was never said: {''.join(heard)}")
 
 
