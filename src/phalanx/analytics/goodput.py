@@ -267,7 +267,7 @@ class Goodput(Struct):
             clients: users that ask over UDP, and are answered.
 
         """
-        well, new = self.suffers is None and not self.doubts, bool(self.usual)
+        well, begun = self.suffers is None and not self.doubts, bool(self.usual)
         if well and not look.attacked and not self.low:
             self.usual.append(self.each_kb_s)
         if well and self.cut is None and not self.fell and not look.explained:
@@ -276,8 +276,8 @@ class Goodput(Struct):
             there = {s: kb_s for s, kb_s in look.one_way.items() if self._stays(s)}
             _learn(self.familiar, {} if unsure else there)
             users = self._those(look)
-            _learn(self.served, {s: users[s] for s in users if not new or s in self.met})
-            self.there.append([s for s in users if s in self.served])
+            _learn(self.served, {s: users[s] for s in users if not begun or s in self.met})
+            self.there.append(dict.fromkeys(s for s in users if s in self.served))
             self.met |= dict.fromkeys(users)
             while len(self.met) > MOST_SOURCES:
                 del self.met[next(iter(self.met))]
