@@ -5,7 +5,7 @@ from contract_bench import FUNCTIONS as ALL
 from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
 from msgspec.structs import replace
 
-from phalanx.auction.auctioneer import RELIED
+from phalanx.auction.auctioneer import LATER, RELIED, TWICE
 from phalanx.auction.contracts import NOTICE
 from phalanx.auction.outlook import Connected, Missed, Outlook
 from phalanx.bdi.steps import Adopt, Believe
@@ -29,6 +29,7 @@ from phalanx.domain.messages import (
     Refusal,
     Result,
     Return,
+    UndoRequest,
 )
 from phalanx.domain.predicates import AnomalousUsage, LinkRateLimited, Monitored, Quiet
 
@@ -180,6 +181,33 @@ def test_what_a_holder_still_keeps_stays_as_it_is(bench):
     bench.hear(Performative.INFORM, RELIED, kept(str(LIMITED)), "b")
     assert not bench.sent
     assert bench.agent.beliefs.satisfies(LIMIT)
+
+
+def test_what_another_made_as_well_while_its_agent_was_cut_off_is_undone_and_relied_on(bench):
+    bench.delegate()
+    bench.connected(False)
+    bench.connected(True)
+    for _ in range(int(LATER * bench.settings.deadline_s) + 1):
+        bench.beat()
+        bench.at(bench.now + 1.0)
+    assert [m.conversation for m in bench.to("c", Query)] == [TWICE]
+    assert [m.conversation for m in bench.to("b", Query)] == [RELIED, TWICE]
+    bench.hear(Performative.INFORM, TWICE, kept(str(LIMITED)), "b")
+    assert not bench.to("b", UndoRequest)
+    bench.sent.clear()
+    bench.hear(Performative.INFORM, TWICE, kept(str(LIMITED)), "c")
+    (undo,) = bench.to("b", UndoRequest)
+    assert bench.agent.beliefs.satisfies(LIMIT), "it is in force until it is undone"
+    bench.hear(Performative.INFORM, undo.conversation, Result((Fact(LIMITED, value=False),)), "b")
+    assert bench.to("c", CallForProposals)
+
+
+def test_that_another_keeps_it_as_well_undoes_nothing_unless_it_was_asked(bench):
+    bench.delegate()
+    bench.sent.clear()
+    for _ in range(2):
+        bench.hear(Performative.INFORM, TWICE, kept(str(LIMITED)), "c")
+    assert not bench.sent
 
 
 def test_who_comes_back_is_asked_what_became_of_things_though_another_never_answered(bench):

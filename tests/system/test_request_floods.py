@@ -1,4 +1,4 @@
-"""Drawn floods of requests: users are served again, and nobody of them is ever blocked."""
+"""Drawn floods: users are served again, and neither they nor feeds are ever blocked."""
 
 import random
 
@@ -81,3 +81,37 @@ def test_users_are_served_beside_a_flood_of_requests_and_none_is_blocked(number:
     ]
     wanted = sum(sample["wanted_mb_s"] for sample in late)
     assert sum(sample["legitimate_mb_s"] for sample in late) > 0.85 * wanted
+
+
+def fed(number: int) -> Document:
+    """Return a service with a feed that nobody answers, attacked by a flood of another kind."""
+    plan, rng = flood(number), random.Random(f"feed/{number}")
+    users, hostile = plan["traffic"]
+    mb_s, count = plan["hosts"][0]["bandwidth_mb_s"], rng.choice([1, 3, 10])
+    feed = {
+        "name": "feed",
+        "profile": "udp-flood",
+        "count": count,
+        "at": [rng.choice(users["at"])],
+        "target": "web",
+        "port": 9999,
+        "demand_mb_s": round(rng.choice([0.02, 0.05, 0.1, 0.2]) * mb_s / count, 5),
+        "start_s": rng.choice([0.0, rng.uniform(0, 10)]),
+        "end_s": END_S,
+    }
+    kinds = ["syn-flood", "ack-flood", "rst-flood", "icmp-flood", "udp-flood"]
+    hostile |= {"profile": rng.choice(kinds), "start_s": 30.0}
+    plan["traffic"] = [users, feed, hostile]
+    return plan
+
+
+@pytest.mark.parametrize("number", sample(range(100), 20))
+def test_a_feed_that_left_users_enough_is_not_blocked_beside_a_flood(number: int) -> None:
+    events = run_plan(fed(number)).events
+    blocks = [event for event in events if event.kind == "measure.applied"]
+    named = {source for event in blocks for source in event.data.get("sources", ())}
+    assert not [source for source in named if source.startswith("10.2.")]
+    late = [e for e in events if e.kind == "network.sample" and e.time > END_S - LATE_S]
+    hosts = [event.data["hosts"]["web"] for event in late]
+    wanted = sum(host["wanted_mb_s"] for host in hosts)
+    assert sum(host["legitimate_mb_s"] for host in hosts) > 0.85 * wanted

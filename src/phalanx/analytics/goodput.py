@@ -308,7 +308,7 @@ class Goodput(Struct):
 
     def _vanished(self, look: Look) -> list[str]:
         """Return the users that were always there, and are not: cut off, if not just gone."""
-        if len(self.there) < LEARNED:
+        if len(self.there) < (FEW_LOOKS if look.attacked else LEARNED):
             return []
         first, *others = self.there
         return [s for s in first if s not in look.got and all(s in each for each in others)]

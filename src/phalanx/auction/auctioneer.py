@@ -35,12 +35,12 @@ from phalanx.auction.terms import judged
 from phalanx.auction.view import NetworkView
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, perceives, plan, recalls, remembers, when
-from phalanx.bdi.goals import GoalInstance, GoalOutcome
+from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome
 from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Step, Steps
 from phalanx.domain.actions import SiteState
 from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.bids import Bid, RankedBid
-from phalanx.domain.goals import ConstrainedGoal, Goal, Mode, Predicate, want
+from phalanx.domain.goals import ConstrainedGoal, Goal, Mode, Predicate, avert, want
 from phalanx.domain.messages import (
     Advertisement,
     CallForProposals,
@@ -116,6 +116,10 @@ LONGEST_BACKOFF = 5.0
 """Most times the first pause that a goal waits which is never given up."""
 RELIED = "relied"
 """Conversation in which an agent asks whether what it relies on is still so."""
+TWICE = "twice"
+"""Conversation in which it asks whether others keep the same as well."""
+LATER = 5.0
+"""Times the deadline of an auction after a cut, by when those are over that were open then."""
 
 
 class Delegated(Struct, frozen=True):
@@ -189,6 +193,8 @@ class Auctioneer(Configured, Capability):
         self.accepts: Callable[[Agent, Message], bool] = lambda *_: True
         """Whether the report of a winner counts; if not, it has failed."""
         self._undoing: set[str] = set()
+        self._asked: set[AgentId] = set()
+        """Peers whose answer is awaited, whether they keep as well what this agent relies on."""
         self._changes: dict[Goal, Change] = {}
         """What goals wait for that are never given up."""
 
@@ -432,9 +438,15 @@ class Auctioneer(Configured, Capability):
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
-        """Ask after a time in which no other agent could be heard."""
+        """Ask after a time in which no other agent could be heard.
+
+        Once auctions of that time are over every peer is asked: one may have made the same for
+        another, where the word of its auction was lost.
+        """
         if percept.up:
             self.check_relied(me)
+            over = me.now + LATER * self.settings.deadline_s
+            me.call_at(over, partial(self.check_relied, me, TWICE))
 
     @when(Gone)
     @when(Left)
@@ -649,23 +661,40 @@ class Auctioneer(Configured, Capability):
             for peer in me.capability(Outlook).alive():
                 me.tell(Performative.CANCEL, peer, conversation, Verdict(RESTARTED))
 
-    def check_relied(self, me: Agent) -> None:
+    def check_relied(self, me: Agent, about: str = RELIED) -> None:
         """Ask the holders of what this agent relies on whether they still keep it so.
 
-        They said so when it ended; this agent may have been cut off then.
+        They said so when it ended; this agent may have been cut off then. ``TWICE`` asks all,
+        whether they keep it as well.
         """
-        holders = {d.holder: None for d in self.delegated.values() if d.holder != me.name}
+        holders = dict.fromkeys(d.holder for d in self.delegated.values())
+        if about == TWICE and holders:
+            holders = dict.fromkeys(me.capability(Outlook).alive())
+            self._asked = {*holders}
+        holders.pop(me.name, None)
         for holder in holders:
-            me.tell(Performative.QUERY, holder, RELIED, Query())
+            me.tell(Performative.QUERY, holder, about, Query())
 
     @hears(Inventory)
     def heard_inventory(self, me: Agent, message: Message) -> Steps:
-        """Have made anew what a holder does not keep any more."""
-        inventory = message.content_as(Inventory)
+        """Have made anew what a holder does not keep any more, and undone what is made twice."""
+        inventory, sender = message.content_as(Inventory), message.sender
+        kept = {goal for instance in inventory.instances for goal in instance.goals}
         if message.conversation == RELIED:
-            kept = {goal for instance in inventory.instances for goal in instance.goals}
             ended = [p for p in self.delegated if str(p) not in kept]
-            yield from self.lost(me, message.sender, ended, anew=True)
+            yield from self.lost(me, sender, ended, anew=True)
+        elif message.conversation == TWICE and sender in self._asked:
+            self._asked.remove(sender)  # an answer that nobody asked for undoes nothing
+            for effect, relied in list(self.delegated.items()):
+                if str(effect) in kept and relied.holder != sender:
+                    undone = partial(self._undone, me, relied)
+                    me.adopt(Adopt(avert(effect))).waiters.append(undone)
+
+    def _undone(self, me: Agent, relied: Delegated, end: GoalEnd) -> None:
+        """Rely on whoever keeps it so as well, now that it is in force there alone."""
+        if end.achieved:
+            self.delegated.pop(relied.effect, None)
+            me.adopt(relied.adopt)
 
     def lost(
         self, me: Agent, holder: AgentId, effects: Iterable[Predicate], *, anew: bool

@@ -243,6 +243,8 @@ class AttackReport(Struct, frozen=True, tag=True):
     so may hold them to what users leave, by its own word."""
     rest_mb_s: float = 0.0
     """That rate, of all of them together."""
+    usual: tuple[str, ...] = ()
+    """Sources of UDP that its users were served beside, and that are not among the ``sources``."""
 
 
 class PassedGoal(Struct, frozen=True, tag=True):

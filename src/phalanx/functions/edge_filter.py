@@ -146,6 +146,8 @@ class _Heard(Struct):
     """Who came and crowds its users out, as this agent itself found."""
     rest_mb_s: float = 0.0
     """What those may have together."""
+    usual: frozenset[str] = frozenset()
+    """Sources of UDP that it is used to."""
 
 
 class _Relapses(Struct):
@@ -175,6 +177,8 @@ class EdgeFilter(Capability):
         self._heard: dict[str, _Heard] = {}
         self._replied = -REPLIED_S
         """When replies to users of TCP were seen here last, of whatever target."""
+        self._over_udp: dict[str, float] = {}
+        """When each target was seen, or said, to answer over UDP last: under a flood it may not."""
         self._clean: dict[str, tuple[float, float, frozenset[str]]] = {}
         """(time of the last look at this PoP that found nothing, rate before it in MB/s, sources
         that were reported by then)."""
@@ -204,17 +208,20 @@ class EdgeFilter(Capability):
         kinds, over_udp = frozenset(report.kinds), report.over_udp
         own = message.sender == me.name  # by the word of others nobody is held to anything
         crowd, rest_mb_s = frozenset(report.crowd if own else ()), report.rest_mb_s
+        usual = frozenset(report.usual[:MOST_SOURCES])
         if heard is not None and me.now - heard.at < FRESH_S:
             sources, shared = sources | heard.sources, shared | heard.shared
             kinds, over_udp = kinds | heard.kinds, over_udp or heard.over_udp
+            usual |= heard.usual
             if not crowd:
                 crowd, rest_mb_s = heard.crowd, heard.rest_mb_s
         if len(self._heard) >= MOST_TARGETS:
             fresh = {t: h for t, h in self._heard.items() if me.now - h.at < FRESH_S}
             self._heard = fresh if len(fresh) < MOST_TARGETS else {}
             self._clean.clear()
+            self._over_udp.clear()
         self._heard[report.target] = _Heard(
-            me.now, sources, shared, kinds, over_udp, crowd, rest_mb_s
+            me.now, sources, shared, kinds, over_udp, crowd, rest_mb_s, usual
         )
         self._count_relapse(me, report)
         if me.pop is not None and not me.draining:
@@ -379,7 +386,7 @@ class EdgeFilter(Capability):
         served = {f.source for f in findings if f.kind in {SLOW, *ANSWERED_AS_USERS}}
         shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
         shared = {source for source in blocked if source in shared and source not in served}
-        over_udp = heard.over_udp or any(one.protocol == "udp" and one.replies for one in seen)
+        over_udp = self._answers_over_udp(me, screened.ip, seen)
         rules = _rules(screened, blocked, shared, forged, seen, records, over_udp=over_udp)
         for rule in (*rules, *_limits(screened, crowd, heard.rest_mb_s)):
             effect = _effect(rule)
@@ -427,9 +434,10 @@ class EdgeFilter(Capability):
         # that it may be why users suffer.
         one_way = sum(one.octets for one in seen if one.protocol == "udp" and not one.replies)
         little = one_way < CROWDED * sum(one.octets for one in seen)
+        spared = heard.usual - reported
         if not heard.kinds & ONE_WAY and (heard.kinds or little):
-            named = {None, *reported}
-            findings = [f for f in findings if f.kind not in ONE_WAY or f.source in named]
+            spared |= {one.source for one in seen} - reported
+        findings = [f for f in findings if f.kind not in ONE_WAY or f.source not in spared]
         if any(one.protocol == "tcp" and one.replies > one.resets for one in seen):
             self._replied = me.now
         if me.now - self._replied < REPLIED_S:
@@ -437,6 +445,11 @@ class EdgeFilter(Capability):
             silent = (unanswered_flood(one, effective_s(records)) for one in seen)
             findings += [f for f in silent if f is not None and f.source not in known]
         return findings, seen
+
+    def _answers_over_udp(self, me: Agent, ip: str, seen: Iterable[FlowAggregate]) -> bool:
+        if self._report(ip).over_udp or any(o.protocol == "udp" and o.replies for o in seen):
+            self._over_udp[ip] = me.now
+        return me.now - self._over_udp.get(ip, -REPLIED_S) < REPLIED_S
 
     def _pulse_s(self, me: Agent, ip: str) -> float:
         """Return how long to wait for reported sources that the last look came too late for.

@@ -344,12 +344,27 @@ class ServiceMonitor(Capability):
 
         hostile = self._hostile()
 
-        def harms(f: Finding) -> bool:
-            if f.kind not in ONE_WAY or f.target in crowded:
-                return True
+        def strange(f: Finding) -> bool:
             known, source = self._target(f.target).goodput, f.source or ""
-            new = known.is_new(source, sent.get(f.target, {}).get(source, 0.0))
-            return known.hurt(me.now) and (new or f.spoofed or source in hostile)
+            kb_s = sent.get(f.target, {}).get(source, 0.0)
+            return known.is_new(source, kb_s) or f.spoofed or source in hostile
+
+        begun = {f.target for f in findings if f.kind not in ONE_WAY or strange(f)}
+        begun |= {
+            target
+            for target, known in self._targets.items()
+            if known.since is not None and me.now - known.since < AFTER_S
+        }
+
+        def harms(f: Finding) -> bool:
+            if f.kind not in ONE_WAY:
+                return True
+            # What fills a link is what came, not what was there and left users enough before;
+            # unless that goes on for long.
+            hurt = self._target(f.target).goodput.hurt(me.now)
+            if strange(f):
+                return hurt or f.target in crowded
+            return hurt and f.target in crowded and f.target not in begun
 
         return list(filter(harms, findings))
 
@@ -512,7 +527,9 @@ class ServiceMonitor(Capability):
         for target in every:
             known, many = self._target(target), steady.get(target, {})
             sent = every[target] if target in hurt else many
-            if sent is many and me.now - known.swarmed >= me.parameter(self, "calm_s"):
+            goes_on = known.since is not None and seen.full
+            recent = me.now - known.swarmed < me.parameter(self, "calm_s")
+            if sent is many and not (recent or goes_on):
                 if packets[target] < source_rules.UNANSWERED_S * seconds:
                     continue
                 sent = _sent(vain, seconds)[target]
@@ -584,10 +601,12 @@ class ServiceMonitor(Capability):
         }
         names = tuple(sorted(sources)), tuple(sorted(known.shared))
         over_udp = me.now - known.over_udp < REPLIED_S
-        report = AttackReport(
-            target, tuple(sorted(kinds)), *names, over_udp, tuple(sorted(crowd)), rest_mb_s
+        there = {flow.source for flow in seen.looks[-1][1].flows if flow.target == target}
+        usual = tuple(sorted(there & known.goodput.familiar.keys() - sources))
+        held = tuple(sorted(crowd)), rest_mb_s
+        report_attack(
+            me, AttackReport(target, tuple(sorted(kinds)), *names, over_udp, *held, usual)
         )
-        report_attack(me, report)
         gone = me.capability(Outlook).view.dead
         if gone or crowd or me.now - known.began >= me.parameter(self, "entry_patience_s"):
             # Of links in a row the last: an agent farther up filters there by itself.
@@ -693,7 +712,8 @@ class ServiceMonitor(Capability):
             elif me.now >= due:
                 known.asked += 1
                 over_udp = me.now - known.over_udp < REPLIED_S
-                report_attack(me, AttackReport(target, over_udp=over_udp))
+                usual = tuple(sorted(look.one_way.keys() & goodput.familiar.keys()))
+                report_attack(me, AttackReport(target, over_udp=over_udp, usual=usual))
         if goodput.restored():
             yield Believe(breached, value=False)
 
