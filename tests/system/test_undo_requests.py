@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
+from phalanx.auction.outlook import Connected
 from phalanx.bdi.steps import Adopt
 from phalanx.bus.memory import MemoryBus
 from phalanx.checking import check
-from phalanx.domain.goals import avert, want
+from phalanx.domain.goals import Goal, avert, want
 from phalanx.domain.messages import (
     Award,
     CallForProposals,
@@ -143,21 +144,21 @@ def test_another_agent_that_wants_what_is_in_force_relies_on_who_keeps_it() -> N
     assert f"{loser} bid, and was refused: {holder} keeps it so." in told
 
 
+def ask_for(system: System, wanted: Goal, name: str) -> None:
+    agent = system.agents[name].agent
+    agent.cause = "run-1"
+    adopt = Adopt(wanted, 20, tap=agent.pop)  # type: ignore[arg-type]
+    system.agents[name].node.carry_out(agent.take_on(adopt, system.clock.now()))
+
+
 @pytest.mark.parametrize("apart_s", [0.0, 0.004, 0.5])
 def test_agents_that_want_the_same_at_the_same_time_have_it_made_once(apart_s: float) -> None:
     """As those do which relied on a measure that its holder has lost; each would do it itself."""
+    wanted = want(IpRateLimited("10.9.9.9"))
     cheap = {"default": {"preferences": {"time": 0, "cost": 1, "decentralisation": 0}}}
     system = ring(strategy="published", goals=cheap)
-    wanted = want(IpRateLimited("10.9.9.9"))
-
-    def ask(name: str) -> None:
-        agent = system.agents[name].agent
-        agent.cause = "run-1"
-        adopt = Adopt(wanted, 20, tap=agent.pop)  # type: ignore[arg-type]
-        system.agents[name].node.carry_out(agent.take_on(adopt, system.clock.now()))
-
     for turn, name in enumerate(["west", "south", "north"]):
-        system.clock.call_at(2.0 + turn * apart_s, partial(ask, name))
+        system.clock.call_at(2.0 + turn * apart_s, partial(ask_for, system, wanted, name))
     events = system.run(until=15.0).events
     effect = str(wanted.predicate)
     made = [e for e in events if e.kind == "measure.applied" and e.data["effect"] == effect]
@@ -168,3 +169,28 @@ def test_agents_that_want_the_same_at_the_same_time_have_it_made_once(apart_s: f
     assert {"west", "south", "north"} <= {e.agent for e in ends if e.data["outcome"] == "achieved"}
     waits = {e.agent for e in events if e.kind == "auction.waiting"}
     assert len(waits) == (2 if apart_s < 0.1 else 0)
+
+
+@pytest.mark.parametrize("notices", ["south", "west"])
+def test_what_was_made_twice_during_a_cut_is_made_once_again_afterwards(notices: str) -> None:
+    """As the word of the elder auction was lost: whoever was cut off asks all, and relies on it."""
+    cut = {"at_s": 1.5, "kind": "partition", "groups": [["south"]], "for_s": 1.2}
+    system = ring(strategy="published", faults=[cut])
+    wanted = want(IpRateLimited("10.9.9.9"))
+    effect = str(wanted.predicate)
+    for name in ("west", "south"):
+        system.clock.call_at(2.0, partial(ask_for, system, wanted, name))
+    back = partial(system.agents[notices].node.tell, Connected(up=True), "run-1")
+    system.clock.call_at(4.0, back)
+    events = system.run(until=20.0).events
+    told = [e for e in events if e.kind in ("measure.applied", "measure.lifted")]
+    told = [e for e in told if e.data["effect"] == effect]
+    kinds = [e.kind.removeprefix("measure.") for e in told]
+    assert kinds == ["applied", "applied", "lifted"]
+    assert told[-1].time > 4.0
+    (holder,) = [name for name, made in kept(system) if made == wanted.predicate]
+    for name in ("west", "south"):
+        belief = system.agents[name].agent.beliefs.get(wanted.predicate)
+        assert belief is not None
+        assert (belief.value, belief.holder) == (True, holder)
+    assert not check(events)
