@@ -345,6 +345,9 @@ class ServiceMonitor(Capability):
         hostile = self._hostile()
 
         def strange(f: Finding) -> bool:
+            if f.source is None and not f.spoofed:  # it sums up what its sources do
+                of = (o for o in findings if o.source and (o.target, o.kind) == (f.target, f.kind))
+                return any(map(strange, of))
             known, source = self._target(f.target).goodput, f.source or ""
             kb_s = sent.get(f.target, {}).get(source, 0.0)
             return known.is_new(source, kb_s) or f.spoofed or source in hostile
