@@ -171,6 +171,33 @@ def test_agents_that_want_the_same_at_the_same_time_have_it_made_once(apart_s: f
     assert len(waits) == (2 if apart_s < 0.1 else 0)
 
 
+def test_what_was_made_twice_as_the_word_of_it_came_late_is_made_once_again() -> None:
+    """No agent was cut off: between machines that are busy words take long."""
+    cheap = {"default": {"preferences": {"time": 0, "cost": 1, "decentralisation": 0}}}
+    cut = {"at_s": 1.0, "kind": "partition", "groups": [["north"]], "for_s": 0.1}
+    system = ring(strategy="published", goals=cheap, faults=[cut])
+    wanted = want(IpRateLimited("10.9.9.9"))
+    effect = str(wanted.predicate)
+    send, late = system.bus.send, []
+
+    def slow(message: Message) -> None:
+        mine = isinstance(message.content, CallForProposals) and message.sender == "south"
+        if mine and message.receiver == "west" and message.content.goal.goal == wanted:
+            late.append(message)
+        else:
+            send(message)
+
+    system.bus.send = slow  # type: ignore[method-assign]
+    for name in ("west", "south"):
+        system.clock.call_at(2.0, partial(ask_for, system, wanted, name))
+    system.clock.call_at(4.5, lambda: [send(message) for message in late])
+    events = system.run(until=25.0).events
+    told = [e for e in events if e.kind in ("measure.applied", "measure.lifted")]
+    kinds = [e.kind.removeprefix("measure.") for e in told if e.data["effect"] == effect]
+    assert late
+    assert kinds == ["applied", "applied", "lifted"]
+
+
 @pytest.mark.parametrize("notices", ["south", "west"])
 def test_what_was_made_twice_during_a_cut_is_made_once_again_afterwards(notices: str) -> None:
     """As the word of the elder auction was lost: whoever was cut off asks all, and relies on it."""

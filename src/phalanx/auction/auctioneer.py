@@ -119,7 +119,7 @@ RELIED = "relied"
 TWICE = "twice"
 """Conversation in which it asks whether others keep the same as well."""
 LATER = 5.0
-"""Times the deadline of an auction after a cut, by when those are over that were open then."""
+"""Times the deadline of an auction, after which those are over that were open."""
 
 
 class Delegated(Struct, frozen=True):
@@ -195,6 +195,8 @@ class Auctioneer(Configured, Capability):
         self._undoing: set[str] = set()
         self._asked: set[AgentId] = set()
         """Peers whose answer is awaited, whether they keep as well what this agent relies on."""
+        self._looks_at = -1e9
+        """When they are asked next, in seconds."""
         self._changes: dict[Goal, Change] = {}
         """What goals wait for that are never given up."""
 
@@ -354,7 +356,11 @@ class Auctioneer(Configured, Capability):
                 )
                 self._send(me, conversation, auction.cancel(reason))
                 me.resume(conversation, Overtaken())
+            else:  # the elder is heard of too late
+                self._look_twice(me)
             me.cause = cause
+        if call.goal.goal.predicate in self.delegated and message.sender != me.name:
+            self._look_twice(me)
 
     @hears(Proposal)
     def heard_proposal(self, me: Agent, message: Message) -> None:
@@ -445,8 +451,7 @@ class Auctioneer(Configured, Capability):
         """
         if percept.up:
             self.check_relied(me)
-            over = me.now + LATER * self.settings.deadline_s
-            me.call_at(over, partial(self.check_relied, me, TWICE))
+            self._look_twice(me)
 
     @when(Gone)
     @when(Left)
@@ -470,6 +475,11 @@ class Auctioneer(Configured, Capability):
             me.later(self._compare, me)
 
     # -- inside ---------------------------------------------------------------------
+
+    def _look_twice(self, me: Agent) -> None:
+        if self._looks_at <= me.now:  # once at a time, however often somebody calls
+            self._looks_at = me.now + LATER * self.settings.deadline_s
+            me.call_at(self._looks_at, partial(self.check_relied, me, TWICE))
 
     def _compare(self, me: Agent) -> None:
         view = me.capability(Outlook).view
