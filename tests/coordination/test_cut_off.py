@@ -159,7 +159,7 @@ def test_who_contradicts_its_obituary_is_not_told_of_it_again(bench):
 
 
 def kept(*goals):
-    return Inventory((InstanceInfo("b.1/vnf1", "rate-limiter", "1.0", 1, "active", goals),))
+    return Inventory((InstanceInfo("b.1/vnf1", "rate-limiter", "1.0", 1, "active", goals, goals),))
 
 
 def test_holders_are_asked_after_a_cut_and_what_they_lost_is_auctioned_anew(bench):

@@ -190,7 +190,7 @@ def test_what_was_made_twice_as_the_word_of_it_came_late_is_made_once_again() ->
     system.bus.send = slow  # type: ignore[method-assign]
     for name in ("west", "south"):
         system.clock.call_at(2.0, partial(ask_for, system, wanted, name))
-    system.clock.call_at(4.5, lambda: [send(message) for message in late])
+    system.clock.call_at(2.1, lambda: [send(message) for message in late])
     events = system.run(until=25.0).events
     told = [e for e in events if e.kind in ("measure.applied", "measure.lifted")]
     kinds = [e.kind.removeprefix("measure.") for e in told if e.data["effect"] == effect]

@@ -359,8 +359,6 @@ class Auctioneer(Configured, Capability):
             else:  # the elder is heard of too late
                 self._look_twice(me)
             me.cause = cause
-        if call.goal.goal.predicate in self.delegated and message.sender != me.name:
-            self._look_twice(me)
 
     @hears(Proposal)
     def heard_proposal(self, me: Agent, message: Message) -> None:
@@ -689,14 +687,15 @@ class Auctioneer(Configured, Capability):
     def heard_inventory(self, me: Agent, message: Message) -> Steps:
         """Have made anew what a holder does not keep any more, and undone what is made twice."""
         inventory, sender = message.content_as(Inventory), message.sender
-        kept = {goal for instance in inventory.instances for goal in instance.goals}
         if message.conversation == RELIED:
+            kept = {goal for instance in inventory.instances for goal in instance.goals}
             ended = [p for p in self.delegated if str(p) not in kept]
             yield from self.lost(me, sender, ended, anew=True)
         elif message.conversation == TWICE and sender in self._asked:
             self._asked.remove(sender)  # an answer that nobody asked for undoes nothing
+            made = {effect for instance in inventory.instances for effect in instance.measures}
             for effect, relied in list(self.delegated.items()):
-                if str(effect) in kept and relied.holder != sender:
+                if str(effect) in made and relied.holder != sender:
                     undone = partial(self._undone, me, relied)
                     me.adopt(Adopt(avert(effect))).waiters.append(undone)
 

@@ -243,9 +243,10 @@ class VnfInstance:
 
     def info(self) -> InstanceInfo:
         """Return what a query is told."""
-        goals = (*self.jobs.values(), *(str(m) for m in self.measures))
+        made = tuple(map(str, self.measures))
+        goals = (*self.jobs.values(), *made)
         return InstanceInfo(
-            self.id, self.vnfd.name, self.vnfd.version, self.units, self.state.value, goals
+            self.id, self.vnfd.name, self.vnfd.version, self.units, self.state.value, goals, made
         )
 
 

@@ -214,6 +214,8 @@ class InstanceInfo(Struct, frozen=True):
     units: int
     state: str
     goals: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
+    """Those of them that are in force, and not only worked at."""
 
 
 class Inventory(Struct, frozen=True, tag=True):
