@@ -449,6 +449,7 @@ class Auctioneer(Configured, Capability):
         """
         if percept.up:
             self.check_relied(me)
+            self._looks_at = me.now  # what was to be asked before was asked of nobody
             self._look_twice(me)
 
     @when(Gone)
