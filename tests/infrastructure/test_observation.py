@@ -98,6 +98,18 @@ def test_the_mirror_loads_its_path_ahead_of_other_traffic() -> None:
     assert world.rate("pop6>pop5") == 0.0
 
 
+def test_copies_without_a_reservation_leave_users_most_of_a_link() -> None:
+    world = World(line(6, mb_s=8.0), [*users(), *attackers(0.0)])
+    world.deploy("pop4")
+    world.run(20.0)
+    answers = world.ask("pop4", Observe("vnf", 10.0, link="pop6>server"))
+    world.run(26.0)
+    assert world.rate("pop6>pop5") == pytest.approx(0.2 * 8.0)
+    world.run(35.0)
+    (records,) = answers
+    assert records.coverage == pytest.approx(1.6 / 6.7, rel=0.05)
+
+
 def test_parts_and_sampling_thin_out_what_is_seen() -> None:
     world = attacked()
     halves = [observed(world, Observe("vnf", 5.0, ip=SERVER, part=i, parts=2)) for i in (0, 1)]
@@ -202,5 +214,5 @@ def test_copies_without_a_reservation_share_a_full_link() -> None:
     world.deploy("pop4", path=("pop4", "pop5", "pop6"))
     world.run(20.0)
     records = observed(world, Observe("vnf", 5.0, link="pop6>server"), "pop4")
-    assert records.coverage == pytest.approx(8.0 / (24.0 + 6.3), rel=0.1)
+    assert records.coverage == pytest.approx(1.6 / 6.7 * 8.0 / (24.0 + 1.6), rel=0.1)
     assert world.rate("pop6>pop5") == pytest.approx(8.0)

@@ -182,8 +182,10 @@ class TrafficCapture:
     ) -> FlowRecords:
         self._mirrors += 1
         table = f"phx_{token(f'mirror {instance.id} {self._mirrors}')}"
-        held = instance.chain.mb_s or instance.handles_mb_s
-        pop, limit = tunnel.far.pop, max(_BOTH_WAYS * held, _LEAST_MB_S)
+        path, limit = self._path(instance, tap.pop), _BOTH_WAYS * instance.chain.mb_s
+        if path != instance.chain.path or not limit:
+            limit = min(instance.handles_mb_s, self._topology.unreserved(path))
+        pop, limit = tunnel.far.pop, max(limit, _LEAST_MB_S)
         script = mirror(table, tap, tunnel.far.device, action, limit)
         await self._tasks.thread(self._workers.nft, pop, script)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from itertools import pairwise
 from math import inf
 
 from phalanx.domain.network import Link, Network, PopId
@@ -11,6 +12,9 @@ from phalanx.domain.network import Link, Network, PopId
 Path = tuple[PopId, ...]
 Edge = tuple[PopId, PopId]
 """The ends of a link in the order of its declaration; stands for both directions."""
+COPIED = 0.2
+"""Share of a link that copies of traffic take where none of it is reserved for them: users and
+floods share the rest."""
 
 
 class Topology:
@@ -70,6 +74,11 @@ class Topology:
                 return None
             path.append(following)
         return tuple(path)
+
+    def unreserved(self, path: Path) -> float:
+        """Return what copies take of a path that nothing is reserved on, MB/s; inf at one PoP."""
+        hops = (self.neighbours[a][b].bandwidth_mb_s for a, b in pairwise(path))
+        return COPIED * min(hops, default=inf)
 
     def widest(
         self, source: PopId, target: PopId, width: Callable[[PopId, PopId], float]

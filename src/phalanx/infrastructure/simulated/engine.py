@@ -27,15 +27,15 @@ class Meter:
     Args:
         flows: how many rows the fluid has for sources.
         mirror: stages of the path that the copies take; none if they stay at the PoP.
-        limit: most that is copied, MB/s.
+        most: most that is copied, MB/s.
         reserved: whether the path keeps that bandwidth for them; else they share it with all.
 
     """
 
-    def __init__(self, flows: int, mirror: Sequence[int], limit: float, *, reserved: bool) -> None:
+    def __init__(self, flows: int, mirror: Sequence[int], most: float, *, reserved: bool) -> None:
         self._path = mirror
         self._reserved = reserved
-        self.limit = limit
+        self.most = self.limit = most
         self.share = 1.0
         """Share of the copies that the links of the mirror carry now."""
         self.lost_s = 0.0

@@ -237,7 +237,7 @@ class SimulatedObserver:
     def _aim(self, observation: _Observation) -> None:
         action, flows = observation.action, self._flows
         detour: list[int] = []
-        tap = observation.path[-1]
+        tap, meter = observation.path[-1], observation.meter
         if action.link is not None:
             seen = flows.over(action.link, action.part, action.parts)
             ends = link_ends(action.link)
@@ -254,7 +254,10 @@ class SimulatedObserver:
             routes = flows.until_link(rows, action.link)
         else:
             routes = flows.until_pop(rows, tap)
-        observation.meter.aim(rows, routes, detour)
+        meter.aim(rows, routes, detour)
+        if not meter.reserved:
+            copied = (self._topology.unreserved(way) for way in (leg or (), observation.path))
+            meter.limit = min(meter.most, *copied)
 
     def _finish(self, observation: _Observation) -> None:
         self._end(observation)
