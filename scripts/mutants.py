@@ -55,8 +55,8 @@ AREAS = {
     "undo": "coordination/measures bdi/agent bdi/goals infrastructure/simulated/network",
     "clocks": "clock/virtual",
     "log": "domain/events store/memory store/jsonl runtime/course",
-    "strategy": "analytics/goodput functions/edge_filter functions/link_monitor "
-    "functions/service_monitor functions/rate_limiter functions/classifier "
+    "strategy": "analytics/attribution analytics/goodput functions/edge_filter "
+    "functions/link_monitor functions/service_monitor functions/rate_limiter functions/classifier "
     "functions/anomaly_detector functions/syn_proxy",
 }
 FILES = {str(SOURCE / f"{path}.py"): path for paths in AREAS.values() for path in paths.split()}

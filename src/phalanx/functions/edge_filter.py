@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from phalanx.analytics.attribution import REPLIED_S
 from phalanx.analytics.detectors import (
     HTTP_FLOOD,
     ICMP_FLOOD,
@@ -86,7 +87,7 @@ from phalanx.domain.rules import TrafficMatch, TrafficRule, TrafficVerdict
 from phalanx.domain.series import TrafficWindow
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
-from phalanx.functions.service_monitor import ATTACK, REPLIED_S, report_attack
+from phalanx.functions.service_monitor import ATTACK, report_attack
 
 SIGNALLING_RULES = "signalling-rules"
 """The detector of devices that ask too often."""

@@ -10,27 +10,17 @@ It needs no image: a switch samples flows by itself (sFlow, IPFIX), and the agen
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Container, Iterable
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable
 from functools import partial
-from math import inf
-from operator import attrgetter
 from typing import ClassVar
 
 from msgspec import Struct, field
 
-from phalanx.analytics import source_rules
-from phalanx.analytics.detectors import HTTP_FLOOD, ONE_WAY, REFLECTION, SLOW, Finding
-from phalanx.analytics.goodput import (
-    AFTER_S,
-    CROWDED,
-    FEW_LOOKS,
-    RESTORED,
-    SERVED,
-    Goodput,
-    Look,
-)
-from phalanx.analytics.group_rules import AMPLIFIED
+from phalanx.analytics import attribution
+from phalanx.analytics.attribution import LinkLook, Pair, got_nothing
+from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
+from phalanx.analytics.goodput import AFTER_S, FEW_LOOKS, Look
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan
@@ -38,7 +28,7 @@ from phalanx.bdi.goals import GoalInstance
 from phalanx.bdi.steps import Act, Adopt, Believe, Body, Forget, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.measures import PROTECT, not_allowed
 from phalanx.coordination.scaling import effective_s
-from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample, Observe, Outcome, ReadLink
+from phalanx.domain.actions import FlowRecords, LinkSample, Observe, Outcome, ReadLink
 from phalanx.domain.goals import want
 from phalanx.domain.messages import AttackReport, Message, Performative
 from phalanx.domain.network import link_ends
@@ -50,22 +40,6 @@ from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
 
 ATTACK = "attack"
 """Conversation of the reports."""
-BUSY = 0.7
-"""Share of its bandwidth from which a link has too little room for what nobody asked for."""
-CROWDING_S = 5_000
-"""Packets/s of one-way UDP that are too many for a host, however small."""
-PART = 0.1
-"""Who sends less than this part of what one of a swarm does on average is none of the swarm."""
-FEW_ASKED = 16
-"""A remembered offender is convicted again by so many SYNs or packets that got nothing."""
-FEW_SENT = 4
-"""One forged address of many sends not more packets in a look."""
-GOES_ON_S = 2.0
-"""Who asks for far too much is a flood once it has done so for so long ..."""
-ASKING_LOOKS = 1, 2, 4
-"""So many of the last looks are counted together: little more than a user does shows in several."""
-RUSH = 3.0
-"""... or at once if it asks for so many times what is too much."""
 RECENT_S = 1.0
 """So many looks, and all of the last second, are judged together as well, beside the last one and
 all that are kept."""
@@ -77,27 +51,17 @@ MANY_OPEN = 20
 """Connections of a link below which none of its sources is certain to hold too many."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
-REPLIED_S = 300.0
-"""So long after answers were seen somewhere, they are expected to pass there."""
 SAMPLES = 60
 """Samples of a link that are kept for detectors."""
 
 
-_what = attrgetter("source", "target", "protocol")
-"""What a record or an aggregate is about."""
+class _Target(attribution.Target):
+    """What is known of the traffic towards one address, and what others were told of it."""
 
-
-class _Target(Struct):
-    """What is known of the traffic towards one address."""
-
-    goodput: Goodput = field(default_factory=Goodput)
-    """What its users get."""
     asked: int = 0
     """How often others were asked to look, since users get much less."""
-    since: float | None = None
-    """When the present attack was first seen, in seconds; None: there is none."""
     attacked: float = -1e9
-    """When it was seen last."""
+    """When an attack was seen last."""
     began: float = 0.0
     """When the first of its pulses was seen."""
     former: frozenset[str] = frozenset()
@@ -109,13 +73,6 @@ class _Target(Struct):
     """Those of them behind which users were seen as well."""
     slow: bool = False
     """Whether the attack holds connections: it is answered now and then, as users are."""
-    heard: float = -1e9
-    """When it was seen to answer last."""
-    over_udp: float = -1e9
-    """When it was seen to answer over UDP last."""
-    swarmed: float = -1e9
-    """When strangers, or one-way UDP that does harm, were seen last: those that come soon after are
-    more of them."""
 
 
 class _Link(Struct):
@@ -136,8 +93,6 @@ class _Link(Struct):
     """What that look has found and nobody was told yet."""
     refused: bool = False
     """Whether somebody asked for many things in the last look, and got none."""
-    full: bool = False
-    """Whether little of it was free in the last look."""
 
 
 class ServiceMonitor(Capability):
@@ -160,8 +115,8 @@ class ServiceMonitor(Capability):
 
     def __init__(self) -> None:
         self._links: dict[str, _Link] = {}
-        self._targets: dict[str, _Target] = {}
-        self._offenders: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._targets: defaultdict[str, _Target] = defaultdict(_Target)
+        self._offenders: OrderedDict[Pair, float] = OrderedDict()
         """(source, target) of what was convicted, with when it was seen last; the eldest first."""
 
     @hears(AttackReport)
@@ -171,7 +126,7 @@ class ServiceMonitor(Capability):
         watched = any(report.target in link.targets for link in self._links.values())
         if report.sources and not watched:
             self._remember(me, [(source, report.target) for source in report.sources])
-            self._target(report.target).attacked = me.now
+            self._targets[report.target].attacked = me.now
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -190,7 +145,7 @@ class ServiceMonitor(Capability):
         """Believe in no attack any more that nobody looks at here from now on."""
         me.cause = goal.cause if goal.end is None else goal.end.event
         for target in self._links[goal.predicate_as(Monitored).link].targets:
-            known = self._target(target)
+            known = self._targets[target]
             known.since, known.named, known.goodput.suffers = None, frozenset(), None
             for belief in UnderAttack(target), ServiceBreached(target):
                 if me.beliefs.get(belief) is not None:
@@ -210,7 +165,7 @@ class ServiceMonitor(Capability):
             except PlanFailed:  # the next look may succeed: a cut link comes back
                 yield Pause(seconds)
                 continue
-            seen.refused = any(map(_got_nothing, records.flows))
+            seen.refused = any(map(got_nothing, records.flows))
             yield Perceive(sample)
             slow_s = me.parameter(self, "slow_look_s")
             if slow_s > seconds and sample.connections >= MANY_OPEN and not seen.watched:
@@ -235,7 +190,6 @@ class ServiceMonitor(Capability):
         whole_s = effective_s(records, seen.sampling)
         many = len(records.flows) / seen.sampling + records.unlisted
         seen.sampling = min(1.0, MANY_FLOWS / max(many, 1.0))
-        seen.full = sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
         seen.history.append((me.now, sample.rate_mb_s, float(sample.connections)))
         seen.looks.append((me.now, FlowRecords(records.flows, whole_s, 1.0, records.unlisted)))
         kept = sum(len(look.flows) for _, look in seen.looks)
@@ -245,10 +199,11 @@ class ServiceMonitor(Capability):
             kept -= len(seen.looks.popleft()[1].flows)
         findings = self._examine(me, goal, seen, sample) + seen.slow
         seen.slow = []
-        findings = self._harmful(me, seen, findings, records, whole_s, sample)
-        findings += self._asking(me, seen, records, whole_s)
-        convicted = self._convicted(me, seen, records, whole_s, findings)
-        crowding, rests = self._crowding(me, seen, records, whole_s, sample, convicted)
+        look = LinkLook(me.now, [each for _, each in seen.looks], sample, seen.targets)
+        findings = attribution.harmful(look, findings, self._targets, self._hostile())
+        findings += attribution.asking(look, self._targets)
+        convicted = self._convicted(me, look, findings)
+        crowding, rests = attribution.crowding(look, self._targets, convicted)
         crowd = {(f.source or "", f.target): f for f in crowding}
         either = convicted | crowd
         pairs = yield from not_allowed(me, either)
@@ -263,7 +218,7 @@ class ServiceMonitor(Capability):
         for source, target in pairs:
             attacked.setdefault(target, set()).add(source)
         told = [*findings, *filter(None, convicted.values()), *crowd.values()]
-        knowns = ((self._target(target), sources) for target, sources in attacked.items())
+        knowns = ((self._targets[target], sources) for target, sources in attacked.items())
         if any(not sources <= known.named or known.since is None for known, sources in knowns):
             yield analysis(
                 me,
@@ -279,9 +234,8 @@ class ServiceMonitor(Capability):
             # A swarm of UDP would tell the entries to look for feeds, too.
             kinds |= {f.kind for f in told if f.target == target} - ONE_WAY
             held, rest_mb_s = {s for s, to in crowd if to == target}, rests.get(target, 0.0)
-            yield from self._attacked(me, goal, seen, target, sources, kinds, held, rest_mb_s)
-        explained = attacked.keys() | spared
-        yield from self._service(me, seen, records, whole_s, convicted, explained)
+            yield from self._attacked(me, goal, look, target, sources, kinds, held, rest_mb_s)
+        yield from self._service(me, seen, look, convicted, attacked.keys() | spared)
 
     def _examine(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
@@ -311,179 +265,31 @@ class ServiceMonitor(Capability):
             findings += [f for f in longer if (f.source, f.target) in present]
         return findings
 
-    def _harmful(
-        self,
-        me: Agent,
-        seen: _Link,
-        findings: list[Finding],
-        records: FlowRecords,
-        seconds: float,
-        sample: LinkSample,
-    ) -> list[Finding]:
-        """Return the findings but for UDP that nothing answers and that takes nothing from users.
-
-        Telemetry, media and logs are not answered, either. They do harm where they fill the link
-        or are very many packets; and while users suffer, if they were not there before, or their
-        sources attack others.
-        """
-        targets = {f.target for f in findings if f.kind in ONE_WAY}
-        if not targets:
-            return findings
-        one_way = _one_way(records)
-        sent, packets = _sent(one_way, seconds), Counter[str]()
-        for flow in one_way:
-            packets[flow.target] += flow.packets
-        crowded = {
-            target
-            for target in targets
-            if packets[target] >= CROWDING_S * seconds
-            or (
-                seen.full and sum(sent.get(target, {}).values()) / 1e3 >= CROWDED * sample.rate_mb_s
-            )
-        }
-
-        hostile = self._hostile()
-
-        def strange(f: Finding) -> bool:
-            if f.source is None and not f.spoofed:  # it sums up what its sources do
-                of = (o for o in findings if o.source and (o.target, o.kind) == (f.target, f.kind))
-                return any(map(strange, of))
-            known, source = self._target(f.target).goodput, f.source or ""
-            kb_s = sent.get(f.target, {}).get(source, 0.0)
-            return known.is_new(source, kb_s) or f.spoofed or source in hostile
-
-        begun = {f.target for f in findings if f.kind not in ONE_WAY or strange(f)}
-        begun |= {
-            target
-            for target, known in self._targets.items()
-            if known.since is not None and me.now - known.since < AFTER_S
-        }
-
-        def harms(f: Finding) -> bool:
-            if f.kind not in ONE_WAY:
-                return True
-            # What fills a link is what came, not what was there and left users enough before;
-            # unless that goes on for long.
-            hurt = self._target(f.target).goodput.hurt(me.now)
-            if strange(f):
-                return hurt or f.target in crowded
-            return hurt and f.target in crowded and f.target not in begun
-
-        return list(filter(harms, findings))
-
-    def _asking(
-        self, me: Agent, seen: _Link, records: FlowRecords, seconds: float
-    ) -> list[Finding]:
-        """Return who asks for far more than a user does, while users suffer, and did not before.
-
-        They are answered as users are, so they have to take much of what passes as well, and to
-        go on: users who got nothing for a while ask for all of that once they can.
-        """
-        sent = _sent(records.flows, seconds)
-        asking: dict[str, dict[str, Finding]] = defaultdict(dict)
-        attacked = any(
-            k.since is not None or k.goodput.hurt(me.now) for k in self._targets.values()
-        )
-        for count in ASKING_LOOKS if attacked else ASKING_LOOKS[:1]:
-            looks = [look for _, look in seen.looks][-count:]
-            together = (flow for look in looks for flow in look.flows)
-            flows = [flow for flow in together if flow.source in sent.get(flow.target, ())]
-            whole_s = sum(look.seconds for look in looks)
-            both = source_rules.aggregate(flows)  # a flood of handshakes asks for nothing
-            ones = {(one.source, one.target): one for one in both if one.protocol == "tcp"}
-            for f in source_rules.request_floods(ones.values(), whole_s):
-                if source_rules.completes(ones[f.source or "", f.target]):
-                    asking[f.target].setdefault(f.source or "", f)
-        all_kb_s = sum(sum(of.values()) for of in sent.values())
-        found = []
-        for target in {**seen.targets, **sent}:
-            known = self._target(target)
-            goodput = known.goodput
-            first = me.now if goodput.usual else -inf  # who is there already is none who came
-            goodput.asking = {s: goodput.asking.get(s, first) for s in asking[target]}
-            floods = {
-                source: f
-                for source, f in asking[target].items()
-                if sent[target][source] > SERVED * goodput.served.get(source, 0.0)
-            }
-            much = sum(sent[target][source] for source in floods) >= CROWDED * all_kb_s
-            goes_on = known.since is not None and seen.full
-            if much and (goes_on or goodput.hurt(me.now)):
-                long = me.now - GOES_ON_S
-                found += [
-                    f
-                    for source, f in floods.items()
-                    if goes_on
-                    or goodput.asking[source] <= long
-                    or f.evidence["requests_s"] > RUSH * f.evidence["users_at_most"]
-                ]
-        return found
-
-    def _crowding(
-        self,
-        me: Agent,
-        seen: _Link,
-        records: FlowRecords,
-        seconds: float,
-        sample: LinkSample,
-        convicted: Container[tuple[str, str]],
-    ) -> tuple[list[Finding], dict[str, float]]:
-        """Return who came and crowds users out of a full link, and what is left for them, in MB/s.
-
-        Each of them asks as a user does; but users give way to each other, and they do not.
-        """
-        found: list[Finding] = []
-        rests: dict[str, float] = {}
-        hurt = {}
-        for target in seen.targets:
-            goodput = self._target(target).goodput
-            if seen.full and goodput.hurt(me.now):
-                hurt[target] = goodput
-            else:
-                goodput.unfair = 0
-        if not hurt:
-            return found, rests
-        tcp = (f for f in records.flows if f.protocol == "tcp" and f.target in hurt)
-        sent = _sent((f for f in tcp if (f.source, f.target) not in convicted), seconds)
-        present = {flow.source for _, look in seen.looks for flow in look.flows}
-        for target, goodput in hurt.items():
-            of = sent.get(target, {})
-            came, rest_kb_s = goodput.crowding(me.now, of, present, sample.bandwidth_mb_s * 1e3)
-            why = f"one of {len(came)} that came and give no way to users of a full link"
-            evidence = ((s, {"kb_s": round(of[s], 3)}) for s in came)
-            found += [Finding(HTTP_FLOOD, target, s, 1.0, why, each) for s, each in evidence]
-            rests[target] = rest_kb_s / 1e3
-        return found, rests
-
     def _convicted(
-        self,
-        me: Agent,
-        seen: _Link,
-        records: FlowRecords,
-        seconds: float,
-        findings: list[Finding],
-    ) -> dict[tuple[str, str], Finding | None]:
+        self, me: Agent, look: LinkLook, findings: list[Finding]
+    ) -> dict[Pair, Finding | None]:
         """Return (source, target) of what attacks, with its finding; None: it is remembered.
 
         A source that attacked before is taken for an attacker again by much less evidence.
         """
-        convicted: dict[tuple[str, str], Finding | None] = {
+        convicted: dict[Pair, Finding | None] = {
             (f.source, f.target): f for f in findings if f.source is not None
         }
-        for flow in records.flows:
+        for flow in look.flows:
             key = flow.source, flow.target
-            if key in self._offenders and key not in convicted and _got_nothing(flow):
+            if key in self._offenders and key not in convicted and got_nothing(flow):
                 convicted[key] = None
                 if flow.protocol == "udp":
-                    self._target(flow.target).swarmed = me.now
+                    self._targets[flow.target].swarmed = me.now
         for f in findings:
             if f.kind in {*ONE_WAY, REFLECTION}:
-                self._target(f.target).swarmed = me.now
-        convicted |= self._strangers(me, seen, records, seconds, convicted)
+                self._targets[f.target].swarmed = me.now
+        calm_s = me.parameter(self, "calm_s")
+        convicted |= attribution.strangers(look, self._targets, convicted, calm_s)
         self._remember(me, convicted)
         return convicted
 
-    def _remember(self, me: Agent, offenders: Iterable[tuple[str, str]]) -> None:
+    def _remember(self, me: Agent, offenders: Iterable[Pair]) -> None:
         """Keep (source, target) of offenders in mind; the eldest are forgotten first."""
         kept, oldest = self._offenders, me.now - me.parameter(self, "offender_memory_s")
         for pair in offenders:
@@ -496,77 +302,11 @@ class ServiceMonitor(Capability):
         """Return the sources that attacked anybody lately."""
         return {source for source, _ in self._offenders}
 
-    def _strangers(
-        self,
-        me: Agent,
-        seen: _Link,
-        records: FlowRecords,
-        seconds: float,
-        convicted: Container[tuple[str, str]],
-    ) -> dict[tuple[str, str], Finding]:
-        """Return sources that nobody serves, which came with a breach that they explain.
-
-        Of echoes and packets of no connection nobody needs many, whether a breach is seen or not:
-        who comes to watch in the middle of an attack sees none.
-        Each of a swarm sends too little to be judged by itself. Who sends much less than the
-        others is none of them: all of those together explain little.
-        """
-        all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
-        found: dict[tuple[str, str], Finding] = {}
-        for flow in records.flows:
-            if flow.replies > flow.resets:
-                self._target(flow.target).heard = me.now
-        knowns = self._targets.items()  # a flood may leave nobody an answer
-        heard = {target for target, each in knowns if me.now - each.heard < REPLIED_S}
-        looks = [flow for _, look in seen.looks for flow in look.flows]
-        hurt = {target for target, each in knowns if each.goodput.hurt(me.now)}
-        unserved = _unserved(records, looks, heard, hurt)
-        kinds = {(flow.source, flow.target): source_rules.connectionless(flow) for flow in unserved}
-        every, steady = _sent(unserved, seconds), _sent(unserved, seconds, FEW_SENT)
-        vain = [flow for flow in unserved if flow.protocol != "udp" and flow.packets > FEW_SENT]
-        packets = Counter[str]()
-        for one in vain:
-            packets[one.target] += one.packets
-        for target in every:
-            known, many = self._target(target), steady.get(target, {})
-            sent = every[target] if target in hurt else many
-            goes_on = known.since is not None and seen.full
-            recent = me.now - known.swarmed < me.parameter(self, "calm_s")
-            if sent is many and not (recent or goes_on):
-                if packets[target] < source_rules.UNANSWERED_S * seconds:
-                    continue
-                sent = _sent(vain, seconds)[target]
-            crowd = {
-                source: kb_s
-                # Of forged sources each sends a packet or two.
-                for source, kb_s in sent.items()
-                if known.goodput.is_new(source, kb_s)
-                and many.get(source, 0.0) > SERVED * known.goodput.served.get(source, -1.0)
-                and (source, target) not in convicted
-            }
-            # Of a client that waits for its first answer others do not make one of a swarm.
-            for one_way in (True, False):
-                some = {
-                    s: at for s, at in crowd.items() if one_way == (kinds[s, target] in ONE_WAY)
-                }
-                least_kb_s = PART * sum(some.values()) / max(1, len(some))
-                some = {source: kb_s for source, kb_s in some.items() if kb_s > least_kb_s}
-                share = sum(some.values()) / all_kb_s if some else 0.0
-                if share < CROWDED:
-                    continue
-                known.swarmed = me.now
-                evidence = {"sources": len(some), "share": round(share, 6)}
-                why = f"one of {len(some)} sources that nobody serves and that take much"
-                for source in some:
-                    kind = kinds[source, target]
-                    found[source, target] = Finding(kind, target, source, share, why, evidence)
-        return found
-
     def _attacked(
         self,
         me: Agent,
         goal: GoalInstance,
-        seen: _Link,
+        look: LinkLook,
         target: str,
         sources: set[str],
         kinds: set[str],
@@ -578,7 +318,7 @@ class ServiceMonitor(Capability):
         What still arrives after a while, or again, is filtered by this agent, before the monitored
         link; where an agent is gone, and with it the filters that it had, at once.
         """
-        known = self._target(target)
+        known = self._targets[target]
         memory_s = me.parameter(self, "offender_memory_s")
         pulse = me.now - known.attacked <= memory_s and not known.former.isdisjoint(sources)
         known.attacked = me.now
@@ -597,14 +337,14 @@ class ServiceMonitor(Capability):
         known.shared &= set() if known.slow else sources
         known.shared |= {
             flow.source
-            for _, look in seen.looks
-            for flow in look.flows
+            for each in look.looks
+            for flow in each.flows
             if flow.answered and flow.target == target and flow.source in sources
             if not known.slow
         }
         names = tuple(sorted(sources)), tuple(sorted(known.shared))
-        over_udp = me.now - known.over_udp < REPLIED_S
-        there = {flow.source for flow in seen.looks[-1][1].flows if flow.target == target}
+        over_udp = known.answers_udp(me.now)
+        there = {flow.source for flow in look.flows if flow.target == target}
         usual = tuple(sorted(there & known.goodput.familiar.keys() - sources))
         held = tuple(sorted(crowd)), rest_mb_s
         report_attack(
@@ -619,40 +359,12 @@ class ServiceMonitor(Capability):
             tap = next(last, link_ends(goal.predicate_as(Monitored).link)[0])
             yield Adopt(want(EntryScreened(target, "")), PROTECT, tap=tap, afresh=True)
 
-    def _users(
-        self,
-        me: Agent,
-        records: FlowRecords,
-        seconds: float,
-        convicted: Container[tuple[str, str]],
-    ) -> tuple[dict[str, dict[str, float]], dict[str, set[str]], dict[str, float]]:
-        """Return what users got in KB/s, by target; clients over UDP; and octets of a packet."""
-        users: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        clients: dict[str, set[str]] = defaultdict(set)
-        octets, packets = Counter[str](), Counter[str]()
-        for flow in records.flows:
-            if flow.protocol != "icmp" and (flow.source, flow.target) not in convicted:
-                # Who asks over UDP asks on, answered or not.
-                asked = max(1, flow.packets) if flow.protocol == "udp" else 1
-                asks = flow.protocol != "udp" or flow.replies
-                if not (asks or flow.source in self._target(flow.target).goodput.served):
-                    continue  # it gets nothing and never got anything: it is none of the users
-                got = flow.octets * min(1, max(0, flow.replies - flow.resets) / asked)
-                octets[flow.target] += flow.octets
-                packets[flow.target] += flow.packets
-                if flow.protocol == "udp" and 2 * flow.replies > flow.packets:
-                    clients[flow.target].add(flow.source)
-                    self._target(flow.target).over_udp = me.now
-                users[flow.target][flow.source] += got / seconds / 1e3
-        return users, clients, {target: octets[target] / n for target, n in packets.items() if n}
-
     def _service(
         self,
         me: Agent,
         seen: _Link,
-        records: FlowRecords,
-        seconds: float,
-        convicted: dict[tuple[str, str], Finding | None],
+        look: LinkLook,
+        convicted: dict[Pair, Finding | None],
         explained: set[str],
     ) -> Steps:
         """Compare what a user of each address gets with what is usual; note the end of attacks.
@@ -660,40 +372,39 @@ class ServiceMonitor(Capability):
         Users who leave take nothing from those who stay, so the goodput is taken per source. Of
         targets that are ``explained`` it is known why users get less.
         """
-        sent = _sent(_one_way(records), seconds)
-        hostile, lacking = self._hostile() if sent else set(), _lacking(records, convicted)
-        all_kb_s = sum(flow.octets for flow in records.flows) / seconds / 1e3
-        users, clients, octets = self._users(me, records, seconds, convicted)
+        hostile = self._hostile() if look.one_way else set()
+        lacking = attribution.lacking(look, convicted)
+        users, clients, octets = attribution.served(look, self._targets, convicted)
         for target in dict.fromkeys([*seen.targets, *sorted(explained), *users]):
             seen.targets[target] = None
-            known = self._target(target)
+            known = self._targets[target]
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
                 known.former = frozenset(s for s, to in self._offenders if to == target)
                 known.since, known.named, known.slow = None, frozenset(), False
                 yield Believe(UnderAttack(target), value=False)
             recent = me.now - known.attacked <= AFTER_S
             came = {(s, target) for s in known.goodput.came(me.now)}
-            asking = (f for f in records.flows if (f.source, f.target) in came) if came else ()
-            asked = sum(f.octets for f in asking)
-            look = Look(
+            asking = (f for f in look.flows if (f.source, f.target) in came) if came else ()
+            asked, sent = sum(f.octets for f in asking), look.one_way_kb_s.get(target, {})
+            one = Look(
                 me.now,
-                seconds,
+                look.seconds,
                 users[target],
                 octets.get(target),
                 lacking.get(target),
-                sent[target],
-                asked / seconds / 1e3,
-                all_kb_s,
-                full=seen.full,
+                sent,
+                asked / look.seconds / 1e3,
+                look.all_kb_s,
+                full=look.full,
                 explained=target in explained,
                 attacked=known.since is not None,
                 recent=recent,
                 # Who was attacked just now is attacked again: by others, who do less. So is who
                 # gets one-way UDP from sources that attack others.
-                wary=recent or not hostile.isdisjoint(sent[target]),
+                wary=recent or not hostile.isdisjoint(sent),
             )
-            yield from self._compare(me, target, known, look)
-            known.goodput.learn(look, clients[target])
+            yield from self._compare(me, target, known, one)
+            known.goodput.learn(one, clients[target])
 
     def _compare(self, me: Agent, target: str, known: _Target, look: Look) -> Steps:
         """Notice that users get much less than usual, and that they get it again.
@@ -714,85 +425,14 @@ class ServiceMonitor(Capability):
                 goodput.resign()
             elif me.now >= due:
                 known.asked += 1
-                over_udp = me.now - known.over_udp < REPLIED_S
+                over_udp = known.answers_udp(me.now)
                 usual = tuple(sorted(look.one_way.keys() & goodput.familiar.keys()))
                 report_attack(me, AttackReport(target, over_udp=over_udp, usual=usual))
         if goodput.restored():
             yield Believe(breached, value=False)
-
-    def _target(self, target: str) -> _Target:
-        return self._targets.setdefault(target, _Target())
 
 
 def report_attack(me: Agent, report: AttackReport) -> None:
     """Tell all living agents of an attack."""
     for agent in me.capability(Outlook).alive():
         me.tell(Performative.INFORM, agent, ATTACK, report)
-
-
-def _sent(
-    flows: Iterable[FlowStats | source_rules.FlowAggregate], seconds: float, few: int = 0
-) -> dict[str, dict[str, float]]:
-    """Return what each source sent, in KB/s, by target.
-
-    Flows of not more than a ``few`` packets are left out.
-    """
-    sent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for flow in flows:
-        if flow.packets > few:
-            sent[flow.target][flow.source] += flow.octets / seconds / 1e3
-    return sent
-
-
-def _unserved(
-    records: FlowRecords, looks: Iterable[FlowStats], heard: Container[str], hurt: Container[str]
-) -> list[FlowStats | source_rules.FlowAggregate]:
-    """Return UDP that nobody answers, and what is sent in vain over other protocols.
-
-    Few packets without an answer are chance, unless all kept ``looks`` have more of them; fewer do
-    where users are ``hurt``. The answers of a target that was not ``heard`` may take another way.
-    """
-    sampling = max([flow.sampling for flow in records.flows], default=1)
-    others = source_rules.aggregate(flow for flow in records.flows if flow.protocol != "udp")
-
-    def in_vain(one: source_rules.FlowAggregate, few: float = inf) -> bool:
-        known = one.replies or one.protocol == "icmp" or one.target in heard
-        return bool(known) and source_rules.in_vain(one, sampling, few)
-
-    vain = {_what(one) for one in others if in_vain(one)}
-    # Who was served in this look was in all of them.
-    rest = {_what(one) for one in others if not (one.established or one.answered)} - vain
-    longer = source_rules.aggregate(flow for flow in looks if _what(flow) in rest)
-    vain |= {_what(one) for one in longer if in_vain(one, FEW_ASKED if one.target in hurt else inf)}
-    return [*_one_way(records), *(one for one in others if _what(one) in vain)]
-
-
-def _one_way(records: FlowRecords) -> list[FlowStats]:
-    """Return the flows of UDP that nobody answers; fragments belong to what their source asks."""
-    udp = [flow for flow in records.flows if flow.protocol == "udp"]
-    answered = {(flow.source, flow.target) for flow in udp if flow.replies}
-    return [f for f in udp if not (f.replies or (f.fragments and (f.source, f.target) in answered))]
-
-
-def _lacking(
-    records: FlowRecords, convicted: Container[tuple[str, str]]
-) -> dict[str, tuple[int, int]]:
-    """Return how many questions of users targets had and answered; of what answers each of them.
-
-    Only of those that answered too few.
-    """
-    asked, answered = Counter[str](), Counter[str]()
-    for flow in records.flows:
-        users = flow.replies and (flow.source, flow.target) not in convicted
-        if users and flow.protocol == "udp" and flow.port in AMPLIFIED:
-            asked[flow.target] += flow.packets
-            answered[flow.target] += flow.replies - flow.resets
-    return {to: (n, answered[to]) for to, n in asked.items() if answered[to] < RESTORED * n}
-
-
-def _got_nothing(flow: FlowStats) -> bool:
-    """Whether a source asked for a few things and got none of them."""
-    asked = flow.syn if flow.protocol == "tcp" else flow.packets
-    got = flow.established or flow.answered or (flow.protocol == "udp" and flow.replies)
-    # Fragments and echoes say nothing: nobody is served by them.
-    return asked > FEW_ASKED and not (flow.fragments or got)

@@ -1,7 +1,7 @@
-"""What a service monitor takes for traffic that nobody serves."""
+"""What is taken for traffic that nobody serves."""
 
-from phalanx.domain.actions import FlowRecords, FlowStats
-from phalanx.functions.service_monitor import _unserved
+from phalanx.analytics.attribution import LinkLook, unserved
+from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample
 
 
 def flow(source: str, protocol: str = "tcp", **counts: int) -> FlowStats:
@@ -9,9 +9,14 @@ def flow(source: str, protocol: str = "tcp", **counts: int) -> FlowStats:
     return FlowStats(source, "10.0.0.10", 443, protocol, **{**known, **counts})
 
 
+def seen(*looks: tuple[FlowStats, ...]) -> LinkLook:
+    sample = LinkSample("pop1>server", 0.0, 10.0, 0)
+    return LinkLook(1.0, [FlowRecords(flows, 1.0) for flows in looks], sample, ())
+
+
 def sources(*flows: FlowStats, heard: bool = True) -> list[str]:
     targets = {"10.0.0.10"} if heard else set[str]()
-    return [one.source for one in _unserved(FlowRecords(flows, 1.0), flows, targets, ())]
+    return [one.source for one in unserved(seen(flows), targets, ())]
 
 
 def test_uploads_whose_answers_take_another_way_are_not_in_vain() -> None:
@@ -27,9 +32,8 @@ def test_uploads_whose_answers_take_another_way_are_not_in_vain() -> None:
 
 
 def in_vain(*looks: tuple[FlowStats, ...], hurt: bool) -> list[tuple[str, str]]:
-    kept = [flow for look in looks for flow in look]
     known = {"10.0.0.10"}
-    found = _unserved(FlowRecords(looks[-1], 1.0), kept, known, known if hurt else ())
+    found = unserved(seen(*looks), known, known if hurt else ())
     return [(one.source, one.protocol) for one in found]
 
 
