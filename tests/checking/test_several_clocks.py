@@ -69,6 +69,20 @@ def test_events_stand_after_their_causes_and_what_their_recorder_said_before(log
     assert len(ordered) == len(log)
 
 
+def test_a_life_comes_after_the_one_before_it_though_another_clock_is_behind():
+    """The network's clock is behind: what it says first has a later life of an agent as cause."""
+    log = [
+        Event("network-1", 1.0, "network", "hold.granted", "south.10-1", {}),
+        Event("south.9-1", 99.0, "south", "goal.adopted", None, {}),
+        Event("south.9.0-1", 99.5, "south", "process.started", None, {}),
+        Event("south.10-1", 100.0, "south", "agent.restored", "south.10.0-1", {}),
+        Event("south.10.0-1", 100.0, "south", "process.started", None, {}),
+    ]
+    ordered = [event.id for event in in_causal_order(log)]
+    assert {*ordered[:2]} == {"south.9-1", "south.9.0-1"}
+    assert ordered[2:] == ["south.10.0-1", "south.10-1", "network-1"]
+
+
 def test_effect_that_comes_before_its_cause_by_more_than_clocks_are_apart(log):
     at = first(log, "auction.bid")
     bidder = log[at].agent

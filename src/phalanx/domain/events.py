@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
@@ -49,6 +51,10 @@ class Recorder:
         return event_id
 
 
+_LIFE = re.compile(r"(.+?)\.(\d+)(?:\.0)?")
+"""Who recorded an event: an agent in one of its lives, or the process of that."""
+
+
 def numbered(event_id: str) -> tuple[str, int]:
     """Return who recorded an event, and its number there; number 0 if the id has none."""
     prefix, _, number = event_id.rpartition("-")
@@ -59,24 +65,31 @@ def in_causal_order(events: Iterable[Event]) -> list[Event]:
     """Return events as they stand, but each after its cause and what its recorder said before.
 
     A log that was merged from several processes has the events of each in the order in which they
-    arrived, or by clocks that differ a little.
+    arrived, or by clocks that differ. What an agent says in one life comes after the life before.
     """
     known: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         known[event.id].append(event)
-    before: dict[str, str] = {}
-    last: dict[str, str] = {}
+    before: dict[str, list[str]] = defaultdict(list)
+    said: dict[str, list[str]] = defaultdict(list)
     for event_id in sorted(known, key=numbered):
-        recorder = numbered(event_id)[0]
-        if recorder in last:
-            before[event_id] = last[recorder]
-        last[recorder] = event_id
+        of = said[numbered(event_id)[0]]
+        before[event_id] = of[-1:]
+        of.append(event_id)
+    lives: dict[str, dict[int, list[list[str]]]] = defaultdict(lambda: defaultdict(list))
+    for recorder, of in said.items():
+        if (life := _LIFE.fullmatch(recorder)) is not None:
+            lives[life[1]][int(life[2])].append(of)
+    for by_number in lives.values():
+        for earlier, later in pairwise(sorted(by_number)):
+            for of in by_number[later]:
+                before[of[0]] += [each[-1] for each in by_number[earlier]]
     ordered: dict[str, None] = {}
     for event_id in known:
         line = {event_id: None}  # each waits for the next
         while line:
             at = next(reversed(line))
-            for needed in (known[at][0].cause, before.get(at)):
+            for needed in (known[at][0].cause, *before[at]):
                 if needed in known and needed not in ordered and needed not in line:
                     line[needed] = None
                     break
