@@ -184,3 +184,16 @@ def test_who_gave_users_no_way_is_no_user_for_fifteen_minutes() -> None:
     take(goodput, [look(at, got, {}) for at in (902.0, 904.0, 906.0)])
     assert "c0" in goodput.served
     assert not goodput.crowd
+
+
+def test_much_that_grows_is_not_familiar_though_users_are_served_beside_it() -> None:
+    """A swarm that fills a link slowly, and a feed that comes and stays as it is."""
+    users = {"one": 20.0, "two": 20.0}
+    swarm = [0.0] * CALM + [200.0, 1_250.0, 2_000.0, 2_700.0, 3_000.0, 3_000.0]
+    feed = [0.0] * CALM + [500.0] * 12
+    grows, stays = Goodput(), Goodput()
+    for goodput, sent in (grows, swarm), (stays, feed):
+        come = ({"s": kb_s} if kb_s else {} for kb_s in sent)
+        take(goodput, (look(float(at), users, one_way) for at, one_way in enumerate(come)))
+    assert grows.is_new("s", 3_000.0)
+    assert not stays.is_new("s", 500.0)

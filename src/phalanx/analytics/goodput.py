@@ -135,9 +135,9 @@ class Goodput(Struct):
     """Since when they get less in the middle of several looks: one good look is chance."""
     familiar: dict[str, float] = field(default_factory=dict)
     """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
-    senders: deque[Container[str]] = field(default_factory=lambda: deque(maxlen=FEW_LOOKS))
-    """Sources of one-way UDP in each of the last looks: of who has just come nobody knows yet
-    what it takes from users."""
+    senders: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=LONG_LOOKS))
+    """What sources of one-way UDP sent in each of the last looks, in KB/s: of who has just come
+    nobody knows yet what it takes from users."""
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
     there: deque[Collection[str]] = field(default_factory=lambda: deque(maxlen=LEARNED))
@@ -273,8 +273,7 @@ class Goodput(Struct):
         if well and self.cut is None and not self.fell and not look.explained:
             # Who comes to watch in the middle of an attack takes nothing for familiar yet.
             unsure = look.full or (look.recent and len(self.usual) < LEARNED)
-            there = {s: kb_s for s, kb_s in look.one_way.items() if self._stays(s)}
-            _learn(self.familiar, {} if unsure else there)
+            _learn(self.familiar, {} if unsure else self._stays(look))
             users = self._those(look)
             _learn(self.served, {s: users[s] for s in users if not begun or s in self.met})
             self.there.append(dict.fromkeys(s for s in users if s in self.served))
@@ -283,15 +282,25 @@ class Goodput(Struct):
                 del self.met[next(iter(self.met))]
         else:  # who comes during an attack, and is answered, is none of its strangers
             _learn(self.served, {s: kb_s for s, kb_s in look.got.items() if s in clients})
-        self.senders.append(look.one_way.keys())
+        self.senders.append(look.one_way)
         long = look.now - CROWD_S
         while self.crowd and (
             len(self.crowd) > MOST_SOURCES or next(iter(self.crowd.values())) < long
         ):
             del self.crowd[next(iter(self.crowd))]
 
-    def _stays(self, source: str) -> bool:
-        return all(source in each for each in self.senders)
+    def _stays(self, look: Look) -> dict[str, float]:
+        """Return what one-way UDP has been there for some looks, or for long if that is much.
+
+        Much that grows was there while users were served, too, until it filled a link.
+        """
+        last = list(self.senders)[-FEW_LOOKS:]
+        there = {s: at for s, at in look.one_way.items() if all(s in each for each in last)}
+        came = {s: kb_s for s, kb_s in there.items() if self.is_new(s, kb_s)}
+        kb_s, sent = sum(came.values()), (sum(e.get(s, 0.0) for s in came) for e in self.senders)
+        if kb_s < CROWDED * look.all_kb_s or kb_s <= GROWN * min(sent, default=kb_s):
+            return there
+        return {s: kb_s for s, kb_s in there.items() if s not in came}
 
     def _those(self, look: Look) -> dict[str, float]:
         """Return the users but for who came lately and asks for far more, or gives no way.

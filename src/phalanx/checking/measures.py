@@ -193,7 +193,8 @@ class MeasureRules(RuleGroup):
         known = name in self.run.in_force
         self.require(not known, "measures", event, f"{name} is in force already")
         won = [g.contract for g in self.run.goals.values() if g.contract and g.goal == effect]
-        if won and self.run.one_clock and not (self.run.faulty or self.run.quiet):
+        once = "parts" not in data  # who looks at parts of the traffic may not be the only one
+        if won and once and self.run.one_clock and not (self.run.faulty or self.run.quiet):
             others = [
                 other
                 for other, each in self.run.in_force.items()
