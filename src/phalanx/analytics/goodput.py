@@ -58,6 +58,8 @@ USED, LEAST_REST = 0.9, 0.05
 """Shares of a link: what can be used of it, and what who came is left at least."""
 FEW_LOOKS = 2
 """Looks in which a source of one-way UDP has to be there before it is familiar."""
+STEADY_LOOKS = 6
+"""Much of it has to be much the same for so long: what rises for up to 18 looks never is."""
 AFTER_S = 60.0
 """So long after an attack less is taken for a breach, and by who is new nothing for familiar."""
 MOST_SOURCES = 4_000
@@ -135,7 +137,7 @@ class Goodput(Struct):
     """Since when they get less in the middle of several looks: one good look is chance."""
     familiar: dict[str, float] = field(default_factory=dict)
     """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
-    senders: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=LONG_LOOKS))
+    senders: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=STEADY_LOOKS))
     """What sources of one-way UDP sent in each of the last looks, in KB/s: of who has just come
     nobody knows yet what it takes from users."""
     served: dict[str, float] = field(default_factory=dict)
