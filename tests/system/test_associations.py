@@ -170,7 +170,7 @@ def test_lost_messages_break_a_level_and_it_is_kept_again_once_they_arrive() -> 
             FaultSpec(60, "drift", agent="pop2", rate=1.3, jump_s=40.0, for_s=60),
             FaultSpec(60, "infect", agent="pop2"),
         ],
-        5,
+        8,
     ),
     ids=lambda fault: f"{fault.kind} {fault.for_s}",
 )

@@ -160,7 +160,7 @@ GRAPHS = sorted((DATA / "topologies").glob("*.graphml"))
 
 
 @pytest.mark.skipif(not GRAPHS, reason=f"no GraphML files in {DATA / 'topologies'}")
-@pytest.mark.parametrize("path", sample(GRAPHS, 12), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sample(GRAPHS, 24), ids=lambda p: p.stem)
 def test_mitigated_on(path, resilience):
     result = run_scenario(from_graphml(path, like=resilience))
     assert result.summary.mitigated, result.summary

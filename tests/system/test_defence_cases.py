@@ -99,7 +99,7 @@ JUDGED = (
     [*cases.TABLE, *cases.LARGE]
     if ALL
     else [
-        *cases.QUICK[::6],
+        *cases.QUICK[::12],
         *map(cases.named, ["udp/steady/ring-6/swarm", "syn/steady/ring-6/neighbour"]),
     ]
 )

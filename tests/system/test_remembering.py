@@ -226,7 +226,7 @@ def _without_traffic(memory):
 
 
 @settings(
-    max_examples=examples(2),
+    max_examples=examples(1),
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),

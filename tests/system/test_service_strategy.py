@@ -17,7 +17,7 @@ from phalanx.functions.edge_filter import EdgeFilter
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import HostLimitsSpec, Scenario, ShapeSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.system.rings import (
     POPS,
     PREFERENCES,
@@ -205,7 +205,7 @@ def test_who_asks_for_far_too_much_from_ever_other_addresses_is_blocked_ever_soo
     assert min(shares(result, since=115)) > 0.9
 
 
-@pytest.mark.parametrize(("count", "mb_s"), [(80, 0.08), (100, 0.07), (200, 0.05)])
+@pytest.mark.parametrize(("count", "mb_s"), sample([(80, 0.08), (100, 0.07), (200, 0.05)], 3))
 def test_who_asks_for_little_and_gives_users_no_way_is_held_to_what_they_leave(
     count: int, mb_s: float
 ) -> None:
@@ -469,6 +469,7 @@ def test_a_false_report_blocks_no_honest_source() -> None:
     assert not list(filters(result))
 
 
+@at_night
 def test_a_filter_after_which_nobody_is_served_is_taken_back() -> None:
     """Users of one entry leave in the moment in which its filter begins."""
     forged = attack(profile="syn-flood-spoofed")
@@ -556,7 +557,7 @@ def served(plan: Scenario) -> list[float]:
             "icmp-flood",
             "icmp-flood-spoofed",
         ],
-        2,
+        4,
     ),
 )
 def test_users_are_served_again_within_ten_seconds(profile: str) -> None:

@@ -13,7 +13,7 @@ from phalanx.domain.messages import AttackReport, Performative
 from phalanx.runtime.loading import load_scenario, offences
 from phalanx.runtime.scenario import FaultSpec, HostLimitsSpec, Scenario, ShapeSpec, TrafficSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
-from tests.nightly import NIGHTLY, at_night
+from tests.nightly import NIGHTLY, at_night, sample
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import SERVER, about, causes, of
 
@@ -271,7 +271,7 @@ WATCHER_AWAY = (
 )
 
 
-@pytest.mark.parametrize(("name", "fault"), WATCHER_AWAY)
+@pytest.mark.parametrize(("name", "fault"), sample(WATCHER_AWAY, 3))
 def test_what_was_asked_for_is_not_there_for_ever_when_who_asked_was_away(
     name: str, fault: FaultSpec
 ) -> None:
