@@ -96,6 +96,9 @@ class Drain(Configured, Capability):
         """Return what is still with this agent: goals, its measures, and those made for it."""
         here: dict[str, OpenGoal] = {}
         for goal in [*own_goals(me), *me.capability(Duties).pursued(me)]:
+            if type(goal.goal.predicate).ends_with_asker:  # nobody else would take it back
+                me.end_goal(goal, GoalOutcome.DROPPED, LEAVING)
+                continue
             if goal.instance is None:
                 me.suspend(goal)
             here[goal.id] = replace(open_goal(me, goal), holder=None)
@@ -103,22 +106,16 @@ class Drain(Configured, Capability):
         delegated = me.capability(Auctioneer).delegated
         for instance in bidder.inventory:
             for effect, measure in instance.measures.items():
-                here[measure] = self._held(me, measure, effect)
+                others = bidder.dependants.get(effect, {}).keys() - {me.name}
+                if others or not type(effect).ends_with_asker:
+                    here[measure] = self._held(me, measure, effect)
         for effect, other in delegated.items():
             if other.holder != me.name and not type(effect).ends_with_asker:
                 name = f"{me.name}.{me.incarnation}/{effect}"
                 if name not in self._handed:
-                    here[name] = OpenGoal(
-                        name,
-                        other.goal,
-                        other.priority,
-                        other.tap,
-                        other.traffic_mb_s,
-                        False,
-                        me.cause,
-                        other.holder,
-                        "" if (held := me.beliefs.get(effect)) is None else held.mandate,
-                    )
+                    mandate = "" if (held := me.beliefs.get(effect)) is None else held.mandate
+                    wanted = other.goal, other.priority, other.tap, other.traffic_mb_s
+                    here[name] = OpenGoal(name, *wanted, False, me.cause, other.holder, mandate)
         return here
 
     def _held(self, me: Agent, measure: str, effect: Predicate) -> OpenGoal:
