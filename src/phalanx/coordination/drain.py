@@ -93,7 +93,10 @@ class Drain(Configured, Capability):
         return None
 
     def _here(self, me: Agent) -> dict[str, OpenGoal]:
-        """Return what is still with this agent: goals, its measures, and those made for it."""
+        """Return what is still here to hand over: goals, measures, and those made for this agent.
+
+        What ends with who asked for it ends here, if nobody else did.
+        """
         here: dict[str, OpenGoal] = {}
         for goal in [*own_goals(me), *me.capability(Duties).pursued(me)]:
             if type(goal.goal.predicate).ends_with_asker:  # nobody else would take it back
