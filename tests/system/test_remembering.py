@@ -225,8 +225,9 @@ def _without_traffic(memory):
     return replace(memory, goals=tuple(replace(g, traffic_mb_s=0.0) for g in memory.goals))
 
 
+@at_night
 @settings(
-    max_examples=examples(1),
+    max_examples=20,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
