@@ -9,9 +9,11 @@ back, reservations do not add up, the run raises an error, or it never ends.
 
 A mutant that leaves every log as it was, byte for byte, is listed as equivalent, with the reason
 that its kind can have: it was reached, and nothing that can be seen depends on it. Each mutant
-runs in a fork of this process, with the code of one function replaced. ``--only N`` runs one
-mutant of a draw again, ``--shrink`` reduces the plan that found it. Exit code 1 if the share of
-those found is below ``--least``.
+runs in a fork of this process, with the code of one function replaced. Of those that break no
+rule it is told which make users, or the network, certainly worse off than the code as it is: less
+service, more resources held, more auctions, more messages. ``--only N`` runs one mutant of a draw
+again, ``--shrink`` reduces the plan that found it. Exit code 1 if the share of those found by a
+rule is below ``--least``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ import msgspec
 from phalanx.checking.fuzz import Ran, judge, shrink
 from phalanx.checking.plans import ATTACKS, Document, Mode, random_plan
 from phalanx.cli.fuzz import as_yaml, run_plan
+from phalanx.domain.events import Event
 from phalanx.infrastructure.simulated.fluid import Fluid
 from phalanx.runtime.loading import load_scenario
 from phalanx.store.jsonl import JsonlSink, read_jsonl
@@ -86,6 +89,10 @@ EQUIVALENT = {
     "continue/break": "nothing is left to go through",
 }
 """Why a mutant that is run can leave every log as it is, by its kind."""
+SERVED = 0.01
+"""Of what users want: less than this is no difference."""
+TAKEN = 1.1
+"""Times as much of what a run takes is more than it took."""
 SLOWER = 10.0
 """A run that takes so many times as long as without the fault never ends."""
 
@@ -287,6 +294,52 @@ def plant(mutant: Mutant) -> None:
 # -- runs ---------------------------------------------------------------------------------------
 
 
+class Outcome(NamedTuple):
+    """What users got in a run, and what that took."""
+
+    served: float
+    """Share of what all users wanted."""
+    core_s: float
+    """Core-seconds of all instances."""
+    auctions: int
+    messages: int
+
+    def worse(self, before: Outcome) -> str:
+        """Say in what it is worse than another one; an empty text: in nothing."""
+        if self.served < before.served - SERVED:
+            return f"users get {self.served:.1%} in place of {before.served:.1%}"
+        for name in self._fields[1:]:
+            now, then = getattr(self, name), getattr(before, name)
+            if now > TAKEN * then:
+                return f"{now:.0f} {name} in place of {then:.0f}"
+        return ""
+
+
+def outcome(events: Sequence[Event]) -> Outcome:
+    """Return what came of a run."""
+    got = wanted = core_s = 0.0
+    running: dict[str, tuple[float, float]] = {}
+    """When each instance started, and its cores."""
+    for event in events:
+        data = event.data
+        if event.kind == "network.sample":
+            got += sum(host["legitimate_mb_s"] for host in data["hosts"].values())
+            wanted += sum(host["wanted_mb_s"] for host in data["hosts"].values())
+        elif event.kind == "resources.changed" and "instance" in data:
+            since, cores = running.pop(data["instance"], (0.0, 0.0))
+            core_s += (event.time - since) * cores
+            if "has" in data:
+                running[data["instance"]] = event.time, data["has"]["cores"]
+    last = events[-1]
+    core_s += sum((last.time - since) * cores for since, cores in running.values())
+    return Outcome(
+        got / wanted if wanted else 1.0,
+        core_s,
+        sum(event.kind == "auction.called" for event in events),
+        sum(last.data.get("messages", {}).values()),
+    )
+
+
 class Work(NamedTuple):
     """A run without a fault."""
 
@@ -300,6 +353,7 @@ class Work(NamedTuple):
     """The lines that it runs, by file."""
     broken: frozenset[str]
     """Rules that it breaks by itself: not all scenarios come to rest, and some have liars."""
+    outcome: Outcome
 
 
 class Bench:
@@ -309,6 +363,7 @@ class Bench:
         self.folder = folder
         self.digest = ""
         self.events = 0
+        self.outcome = Outcome(1.0, 0.0, 0, 0)
         self.peace: dict[bytes, Ran] = {}
         """Runs without an attack and without a fault, by document."""
 
@@ -323,6 +378,7 @@ class Bench:
                 sink(event)
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.events = len(ran.events)
+        self.outcome = outcome(ran.events)
         if ran.failures:
             return ran
         return Ran(read_jsonl(path), ran.failures)
@@ -358,7 +414,9 @@ class Bench:
         began = time.process_time()
         self.wrong(document, mode)
         lasts = time.process_time() - began
-        return Work(name, mode, document, self.digest, lasts, frozenset(reached), broken)
+        return Work(
+            name, mode, document, self.digest, lasts, frozenset(reached), broken, self.outcome
+        )
 
 
 def workload(bench: Bench, seed: int, plans: int) -> list[Work]:
@@ -426,11 +484,14 @@ class Verdict(NamedTuple):
     changed: bool
     events: int = 0
     """Of the log that shows it."""
+    worse: str = ""
+    """In what the runs are worse than without it, if no rule found it."""
 
     def __str__(self) -> str:
         if self.rule is not None:
             return f"found by {self.rule} ({self.by}, {self.events} events)"
-        return f"{'survived' if self.changed else 'equivalent'} ({self.by})"
+        kept = f"survived, {self.worse}" if self.worse else "survived"
+        return f"{kept if self.changed else 'equivalent'} ({self.by})"
 
 
 def judged(mutant: Mutant, work: list[Work], bench: Bench) -> Verdict:
@@ -438,6 +499,7 @@ def judged(mutant: Mutant, work: list[Work], bench: Bench) -> Verdict:
     plant(mutant)
     at = {(mutant.path, line) for line in mutant.lines}
     ran = changed = 0
+    worse = ""
     for known in work:
         if not at & known.reached:
             continue
@@ -449,7 +511,9 @@ def judged(mutant: Mutant, work: list[Work], bench: Bench) -> Verdict:
             signal.setitimer(signal.ITIMER_PROF, 0)
             return Verdict(wrong, known.name, True, bench.events)
         changed += bench.digest != known.digest
-    return Verdict(None, f"{changed} of {ran} logs changed", changed > 0)
+        if not worse and (less := bench.outcome.worse(known.outcome)):
+            worse = f"{less} in {known.name}"
+    return Verdict(None, f"{changed} of {ran} logs changed", changed > 0, worse=worse)
 
 
 def judge_all(
@@ -515,8 +579,10 @@ def report(seed: int, mutants: dict[int, Mutant], verdicts: dict[int, Verdict]) 
     changed = rules.total()
     hits = changed - rules["(survived)"]
     share = hits / changed if changed else 1.0
+    worse = sum(bool(verdict.worse) for verdict in verdicts.values())
     print(f"seed {seed}: {len(verdicts)} faults, {len(equal)} of them change no byte of any log; "
-          f"{hits} of the other {changed} found: {share:.1%}")  # fmt: skip
+          f"{hits} of the other {changed} found: {share:.1%}; with {worse} that make runs worse, "
+          f"and break no rule: {(hits + worse) / max(1, changed):.1%}")  # fmt: skip
     return share
 
 
