@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "phalanx"
 AREAS = {
     "auction": "auction/auctioneer auction/bidder auction/bidding auction/contracts auction/cost "
-    "auction/initiator auction/paths auction/terms auction/view auction/auctioneer",
+    "auction/delegations auction/initiator auction/paths auction/terms auction/view",
     "leases": "infrastructure/reservations/allocations infrastructure/reservations/lifecycle "
     "infrastructure/reservations/instances coordination/lifecycle coordination/scaling",
     "recovery": "coordination/recovery coordination/failover coordination/duties "

@@ -5,8 +5,8 @@ from contract_bench import FUNCTIONS as ALL
 from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
 from msgspec.structs import replace
 
-from phalanx.auction.auctioneer import LATER, RELIED, TWICE
 from phalanx.auction.contracts import NOTICE
+from phalanx.auction.delegations import LATER, RELIED, TWICE
 from phalanx.auction.outlook import Connected, Missed, Outlook
 from phalanx.bdi.steps import Adopt, Believe
 from phalanx.coordination.duties import Duties

@@ -8,8 +8,8 @@ import pytest
 from contract_bench import ANALYSE, LIMIT, LIMITED, ME, OTHER, PEERS, Bench, deployed
 from msgspec.structs import replace
 
-from phalanx.auction.auctioneer import could_change
 from phalanx.auction.outlook import Outlook
+from phalanx.auction.view import could_change
 from phalanx.bdi.steps import Adopt
 from phalanx.domain.actions import Deploy, Stop
 from phalanx.domain.agents import AgentState

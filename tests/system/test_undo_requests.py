@@ -122,7 +122,7 @@ def test_another_agent_that_wants_what_is_in_force_relies_on_who_keeps_it() -> N
         system.agents[agent.name].node.carry_out(agent.take_on(adopt, system.clock.now()))
 
     def asks(agent: Any) -> bool:
-        return bool(agent.agent.capability(Auctioneer).delegated)
+        return bool(agent.agent.capability(Auctioneer).delegations.by_effect)
 
     system.clock.call_at(35.0, want_too)
     events = system.run().events

@@ -1,15 +1,13 @@
 """The GoalRequest plan of the Auction capability (dissertation, 5.1): ask others.
 
 Any number of auctions run at once: each is an intention of its own, and what bidders offer
-is held for it until it ends. What a winner keeps achieved is relied on until it says otherwise,
-also after a crash of this agent.
-
-What could change the answer of agents that have all refused a goal.
+is held for it until it ends. What a winner keeps achieved is relied on (``Delegations``); both
+go on after a crash of this agent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import NOTICE, RESTARTED
+from phalanx.auction.delegations import Delegated, Delegations
 from phalanx.auction.initiator import (
     AuctionMemory,
     Awarded,
@@ -32,117 +31,30 @@ from phalanx.auction.outlook import Connected, Gone, Left, Outlook
 from phalanx.auction.references import for_goal
 from phalanx.auction.settings import Configured, Tender
 from phalanx.auction.terms import judged
-from phalanx.auction.view import NetworkView
+from phalanx.auction.view import Change
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, perceives, plan, recalls, remembers, when
-from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome
-from phalanx.bdi.steps import Adopt, Await, Believe, Body, Forget, Pause, PlanFailed, Step, Steps
+from phalanx.bdi.goals import GoalInstance
+from phalanx.bdi.steps import Await, Believe, Body, Pause, PlanFailed, Step, Steps
 from phalanx.domain.actions import SiteState
-from phalanx.domain.agents import AgentId, AgentState
+from phalanx.domain.agents import AgentId
 from phalanx.domain.bids import Bid, RankedBid
-from phalanx.domain.goals import ConstrainedGoal, Goal, Mode, Predicate, avert, want
+from phalanx.domain.goals import ConstrainedGoal, Goal, Mode, Predicate
 from phalanx.domain.messages import (
     Advertisement,
     CallForProposals,
-    Fact,
     Inventory,
     Message,
     Performative,
     Proposal,
-    Query,
     Refusal,
     Result,
     UndoRequest,
     Verdict,
 )
-from phalanx.domain.network import PopId
-from phalanx.domain.resources import Resources
-
-
-class Change:
-    """Whether something came, since ``begin``, that could change the answer.
-
-    Args:
-        key: the plan that waits for it is resumed by this.
-        needs: what VNFs require that could do the work.
-
-    """
-
-    def __init__(self, key: str, needs: Sequence[Resources]) -> None:
-        self.key = key
-        self.came = False
-        self._needs = needs
-        self._view = NetworkView.EMPTY
-
-    def begin(self, view: NetworkView) -> None:
-        """Look for changes from ``view`` on."""
-        self._view, self.came = view, False
-
-    def see(self, view: NetworkView) -> bool:
-        """Compare the next view with the one before."""
-        self.came = self.came or could_change(self._view, self._needs, view)
-        self._view = view
-        return self.came
-
-
-def could_change(before: NetworkView, needs: Sequence[Resources], now: NetworkView) -> bool:
-    """Whether agents may answer otherwise than they did by the view ``before``.
-
-    An agent is new, back or without its memory; one of ``needs`` (what VNFs require that could do
-    the work) fits into a PoP where it did not; or a link is up again or carries less.
-    """
-    if now is before:
-        return False
-    return any(
-        state.alive and _opens(before.get(state.agent), needs, state)
-        for state in now.states
-        if state is not before.get(state.agent)
-    )
-
-
-def _opens(old: AgentState | None, needs: Sequence[Resources], new: AgentState) -> bool:
-    if old is None or not old.alive or old.incarnation != new.incarnation:
-        return True
-    if any(needed.within(new.free) and not needed.within(old.free) for needed in needs):
-        return True
-    links = {link.to: link for link in old.links if link.up}
-    return any(
-        link.up and (link.to not in links or link.reserved_mb_s < links[link.to].reserved_mb_s)
-        for link in new.links
-    )
-
 
 LONGEST_BACKOFF = 5.0
 """Most times the first pause that a goal waits which is never given up."""
-RELIED = "relied"
-"""Conversation in which an agent asks whether what it relies on is still so."""
-TWICE = "twice"
-"""Conversation in which it asks whether others keep the same as well."""
-LATER = 5.0
-"""Times the deadline of an auction, after which those are over that were open."""
-
-
-class Delegated(Struct, frozen=True):
-    """A goal that another agent achieved and keeps achieved."""
-
-    effect: Predicate
-    holder: AgentId
-    goal: Goal
-    priority: int
-    queue: str | None
-    traffic_mb_s: float
-    tap: PopId
-
-    @property
-    def adopt(self) -> Adopt:
-        """Return how to pursue it anew."""
-        return Adopt(
-            self.goal,
-            self.priority,
-            queue=self.queue,
-            traffic_mb_s=self.traffic_mb_s,
-            tap=self.tap,
-        )
 
 
 class AuctioneerMemory(Struct, frozen=True):
@@ -168,14 +80,6 @@ def _held_elsewhere(me: Agent, goal: GoalInstance) -> bool:
     return belief is not None and belief.holder not in (None, me.name)
 
 
-def _row(ranked: RankedBid) -> dict[str, Any]:
-    return {
-        "agent": ranked.bidder,
-        "utility": round(ranked.utility, 6),
-        **ranked.bid.row(),
-    }
-
-
 class Auctioneer(Configured, Capability):
     """Lets other agents, or this one, achieve what this agent wants."""
 
@@ -183,7 +87,7 @@ class Auctioneer(Configured, Capability):
 
     def __init__(self) -> None:
         self.auctions: dict[str, Initiator] = {}
-        self.delegated: dict[Predicate, Delegated] = {}
+        self.delegations = Delegations()
         self.left: dict[Goal, AuctionMemory] = {}
         """Auctions before a crash whose winners are at work, and whose goals are not yet."""
         self.cancelled: dict[str, AgentId] = {}
@@ -193,10 +97,6 @@ class Auctioneer(Configured, Capability):
         self.accepts: Callable[[Agent, Message], bool] = lambda *_: True
         """Whether the report of a winner counts; if not, it has failed."""
         self._undoing: set[str] = set()
-        self._asked: set[AgentId] = set()
-        """Peers whose answer is awaited, whether they keep as well what this agent relies on."""
-        self._looks_at = -1e9
-        """When they are asked next, in seconds."""
         self._changes: dict[Goal, Change] = {}
         """What goals wait for that are never given up."""
 
@@ -225,16 +125,14 @@ class Auctioneer(Configured, Capability):
         finally:
             self._changes.pop(goal.goal, None)
 
-    def _request(
-        self, me: Agent, goal: GoalInstance, change: Change | None
-    ) -> Generator[Step, Any, None]:
+    def _request(self, me: Agent, goal: GoalInstance, change: Change | None) -> Body:
         settings = self.settings
         reason, since, final = "", me.now, False
         left = self.left.pop(goal.goal, None)
         first = 1 if left is None else left.turn
         near = goal.goal.predicate.near_tap and left is None
         tender = me.capability(Bidder).tenders.get(type(goal.goal.predicate))
-        turn, waits, overtaken = first, 0, 0
+        turn, overtaken = first, 0
         while turn <= settings.rounds or change is not None:
             if change is not None:
                 change.begin(me.capability(Outlook).view)
@@ -242,8 +140,7 @@ class Auctioneer(Configured, Capability):
                 conversation, auction = self._take_up(me, left)
                 since, left = left.call.since, None
             else:
-                conversation = me.new_id("auction")
-                auction = self._call(me, goal, conversation, turn, since, near=near)
+                conversation, auction = self._call(me, goal, turn, since, near=near)
                 auction.gives_way = overtaken < settings.rounds
             try:
                 decision = yield Await(conversation)
@@ -269,8 +166,8 @@ class Auctioneer(Configured, Capability):
             if decision.retry and turn < settings.rounds:
                 yield Pause(settings.backoff_s)
             elif change is not None and not final:
-                yield from self._wait(me, goal, conversation, decision, change, waits)
-                near, waits = goal.goal.predicate.near_tap, waits + 1
+                yield from self._wait(me, goal, conversation, decision, change)
+                near = goal.goal.predicate.near_tap
             else:
                 break
             turn += 1
@@ -297,7 +194,7 @@ class Auctioneer(Configured, Capability):
     ) -> Steps:
         for fact in end.facts:
             yield Believe(fact.predicate, fact.value, fact.holder, fact.mandate)
-            self.rely(goal, fact)
+            self.delegations.rely(goal, fact)
         if tender is not None:
             yield from tender.concluded(goal.goal, end.winner, end.bid, turn)
 
@@ -357,15 +254,14 @@ class Auctioneer(Configured, Capability):
                 self._send(me, conversation, auction.cancel(reason))
                 me.resume(conversation, Overtaken())
             else:  # the elder is heard of too late
-                self._look_twice(me)
+                self.delegations.find_doubled(me, self.settings.deadline_s)
             me.cause = cause
 
     @hears(Proposal)
     def heard_proposal(self, me: Agent, message: Message) -> None:
         """Take a bid in."""
         auction = self.auctions.get(message.conversation)
-        content, sender = message.content, message.sender
-        assert isinstance(content, Proposal)
+        content, sender = message.content_as(Proposal), message.sender
         if auction is None:  # the bidder is to give back what it holds
             over = Verdict("the auction is over")
             me.tell(Performative.REJECT, sender, message.conversation, over)
@@ -387,8 +283,8 @@ class Auctioneer(Configured, Capability):
     def heard_refusal(self, me: Agent, message: Message) -> None:
         """Take a refusal in."""
         auction = self.auctions.get(message.conversation)
-        content = message.content
-        if auction is not None and isinstance(content, Refusal):
+        content = message.content_as(Refusal)
+        if auction is not None:
             if message.sender in auction.bidders and content.nearest:
                 auction.nearest[message.sender] = content.nearest
             reaction = auction.on_refusal(
@@ -417,7 +313,7 @@ class Auctioneer(Configured, Capability):
         elif message.conversation == NOTICE:
             ended = [fact.predicate for fact in content.facts if not fact.value]
             failed = message.performative is Performative.FAILURE
-            return self.lost(me, message.sender, ended, anew=failed)
+            return self.delegations.lost(me, message.sender, ended, anew=failed)
         return None
 
     @hears(Verdict)
@@ -438,19 +334,18 @@ class Auctioneer(Configured, Capability):
                 me.resume(message.conversation, content)
             self.cancelled.pop(message.conversation, None)
 
+    @hears(Inventory)
+    def heard_inventory(self, me: Agent, message: Message) -> Steps:
+        """Compare what another agent keeps with what this one relies on."""
+        return self.delegations.heard_inventory(me, message)
+
     # -- rules ----------------------------------------------------------------------
 
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
-        """Ask after a time in which no other agent could be heard.
-
-        Once auctions of that time are over every peer is asked: one may have made the same for
-        another, where the word of its auction was lost.
-        """
+        """Ask what became of things after a time in which no other agent could be heard."""
         if percept.up:
-            self.check_relied(me)
-            self._looks_at = me.now  # what was to be asked before was asked of nobody
-            self._look_twice(me)
+            self.delegations.check(me, self.settings.deadline_s)
 
     @when(Gone)
     @when(Left)
@@ -460,11 +355,7 @@ class Auctioneer(Configured, Capability):
         for conversation, auction in list(self.auctions.items()):
             me.cause = cause  # not what came of the auction before
             self._react(me, conversation, auction, auction.on_gone(gone.agent, me.now))
-        for predicate in me.beliefs.held_by(gone.agent):
-            delegated = self.delegated.pop(predicate, None)
-            yield Forget(predicate)
-            if delegated is not None:
-                yield delegated.adopt
+        yield from self.delegations.holder_gone(me, gone.agent)
 
     @hears(Advertisement)
     @perceives(SiteState)
@@ -475,11 +366,6 @@ class Auctioneer(Configured, Capability):
 
     # -- inside ---------------------------------------------------------------------
 
-    def _look_twice(self, me: Agent) -> None:
-        if self._looks_at <= me.now:  # once at a time, however often somebody calls
-            self._looks_at = me.now + LATER * self.settings.deadline_s
-            me.call_at(self._looks_at, partial(self.check_relied, me, TWICE))
-
     def _compare(self, me: Agent) -> None:
         view = me.capability(Outlook).view
         for change in list(self._changes.values()):
@@ -487,14 +373,8 @@ class Auctioneer(Configured, Capability):
                 me.resume(change.key)
 
     def _wait(
-        self,
-        me: Agent,
-        goal: GoalInstance,
-        conversation: str,
-        ended: Exhausted,
-        change: Change,
-        waits: int,
-    ) -> Generator[Step, Any, None]:
+        self, me: Agent, goal: GoalInstance, conversation: str, ended: Exhausted, change: Change
+    ) -> Body:
         """Wait until another auction may end differently, longer from time to time.
 
         If all refused, until something came that could change that, but not for ever; else, where
@@ -502,7 +382,8 @@ class Auctioneer(Configured, Capability):
         """
         settings = self.settings
         me.record("auction.waiting", auction=conversation, goal=str(goal.goal), reason=ended.reason)
-        yield Pause(settings.backoff_s * min(2.0**waits, LONGEST_BACKOFF))
+        yield Pause(settings.backoff_s * min(2.0**change.waits, LONGEST_BACKOFF))
+        change.waits += 1
         if not ended.retry and not change.came:
             me.call_at(me.now + settings.retry_s, partial(me.resume, change.key))
             yield Await(change.key)
@@ -515,16 +396,9 @@ class Auctioneer(Configured, Capability):
         return old.conversation, auction
 
     def _call(
-        self,
-        me: Agent,
-        goal: GoalInstance,
-        conversation: str,
-        turn: int,
-        since: float,
-        *,
-        near: bool,
-    ) -> Initiator:
-        settings = self.settings
+        self, me: Agent, goal: GoalInstance, turn: int, since: float, *, near: bool
+    ) -> tuple[str, Initiator]:
+        conversation, settings = me.new_id("auction"), self.settings
         outlook: Outlook = me.capability(Outlook)
         tender = me.capability(Bidder).tenders.get(type(goal.goal.predicate))
         policy, named = tender.call(goal.goal) if tender else (settings.policy(goal.goal), ())
@@ -543,13 +417,6 @@ class Auctioneer(Configured, Capability):
         bidders = tuple(each for each in bidders if each in named) if named else bidders
         terms = me.capability(Bidder).terms(goal.goal)
         references = for_goal(settings.references, policy.constraints)
-        further = {
-            term.name: {"higher_is_better": term.higher_is_better, "reference": term.reference}
-            for term in terms
-            if term.name in policy.preferences.terms
-        }
-        asked = constrained.named_terms()
-        bounded = [term.name for term in terms if term.least and term.name in asked]
         auction = Initiator(
             call,
             bidders,
@@ -560,24 +427,13 @@ class Auctioneer(Configured, Capability):
             references=references,
         )
         self.auctions[conversation] = auction
+        weighed = {"weighed": why} if why else {}
         me.cause = auction.called = me.record(
-            "auction.called",
-            auction=conversation,
-            goal=str(goal.goal),
-            round=turn,
-            tap=goal.tap,
-            traffic_mb_s=round(constrained.traffic_mb_s, 6),
-            constraints=policy.constraints.row(),
-            preferences=policy.preferences.row(),
-            bidders=len(bidders),
-            **({} if references is None else {"references": dict(references)}),
-            **({"terms": further} if further else {}),
-            **({"bounded": bounded} if bounded else {}),
-            **({"weighed": why} if why else {}),
+            "auction.called", auction=conversation, **auction.row(), **weighed
         )
         self._send(me, conversation, auction.begin())
         self._set_timer(me, conversation, auction)
-        return auction
+        return conversation, auction
 
     def _react(self, me: Agent, conversation: str, auction: Initiator, reaction: Reaction) -> None:
         out, decision = reaction
@@ -585,28 +441,11 @@ class Auctioneer(Configured, Capability):
             if out:
                 self._send(me, conversation, out)
             return
+        about = {"auction": conversation, "goal": str(auction.call.goal.goal)}
         if isinstance(decision, Awarded):
-            data: dict[str, Any] = {
-                "auction": conversation,
-                "goal": str(auction.call.goal.goal),
-                "winner": decision.winner.bidder,
-                "ranking": [_row(r) for r in decision.ranking],
-                "refusals": decision.refusals,
-                "silent": list(decision.silent),
-            }
-            if decision.after is not None:
-                data["after"] = decision.after
-                data["reason"] = decision.why
-            me.cause = me.record("auction.awarded", **data)
+            me.cause = me.record("auction.awarded", **about, **decision.row())
         elif isinstance(decision, Exhausted):
-            me.cause = me.record(
-                "auction.failed",
-                auction=conversation,
-                goal=str(auction.call.goal.goal),
-                reason=decision.reason,
-                refusals=decision.refusals,
-                silent=list(decision.silent),
-            )
+            me.cause = me.record("auction.failed", **about, **decision.row())
         self._send(me, conversation, out)
         if isinstance(decision, Awarded):
             self._set_timer(me, conversation, auction)
@@ -640,7 +479,7 @@ class Auctioneer(Configured, Capability):
         self._react(me, conversation, auction, auction.on_time(me.now))
         self._set_timer(me, conversation, auction)
 
-    # -- what others keep achieved ------------------------------------------------------
+    # -- beyond a crash ---------------------------------------------------------------
 
     @remembers(AuctioneerMemory)
     def remember(self, me: Agent) -> AuctioneerMemory:  # noqa: ARG002  # all is its own
@@ -648,7 +487,7 @@ class Auctioneer(Configured, Capability):
         auctions = [a for c, auction in self.auctions.items() if (a := auction.memory(c))]
         decided = {auction.conversation for auction in auctions}
         return AuctioneerMemory(
-            tuple(self.delegated.values()),
+            tuple(self.delegations.by_effect.values()),
             (*auctions, *self.left.values()),
             tuple(c for c in self.auctions if c not in decided),
         )
@@ -661,7 +500,7 @@ class Auctioneer(Configured, Capability):
         """
         if part is None:
             return
-        self.delegated |= {old.effect: old for old in part.delegated}
+        self.delegations.by_effect |= {old.effect: old for old in part.delegated}
         for auction in part.auctions:
             since, deadline = auction.call.since + shift, auction.call.deadline + shift
             call = replace(auction.call, since=since, deadline=deadline)
@@ -669,61 +508,6 @@ class Auctioneer(Configured, Capability):
         for conversation in part.undecided:
             for peer in me.capability(Outlook).alive():
                 me.tell(Performative.CANCEL, peer, conversation, Verdict(RESTARTED))
-
-    def check_relied(self, me: Agent, about: str = RELIED) -> None:
-        """Ask the holders of what this agent relies on whether they still keep it so.
-
-        They said so when it ended; this agent may have been cut off then. ``TWICE`` asks all,
-        whether they keep it as well.
-        """
-        holders = dict.fromkeys(d.holder for d in self.delegated.values())
-        if about == TWICE and holders:
-            holders = dict.fromkeys(me.capability(Outlook).alive())
-            self._asked = {*holders}
-        holders.pop(me.name, None)
-        for holder in holders:
-            me.tell(Performative.QUERY, holder, about, Query())
-
-    @hears(Inventory)
-    def heard_inventory(self, me: Agent, message: Message) -> Steps:
-        """Have made anew what a holder does not keep any more, and undone what is made twice."""
-        inventory, sender = message.content_as(Inventory), message.sender
-        if message.conversation == RELIED:
-            kept = {goal for instance in inventory.instances for goal in instance.goals}
-            ended = [p for p in self.delegated if str(p) not in kept]
-            yield from self.lost(me, sender, ended, anew=True)
-        elif message.conversation == TWICE and sender in self._asked:
-            self._asked.remove(sender)  # an answer that nobody asked for undoes nothing
-            made = {effect for instance in inventory.instances for effect in instance.measures}
-            for effect, relied in list(self.delegated.items()):
-                if str(effect) in made and relied.holder != sender:
-                    undone = partial(self._undone, me, relied)
-                    me.adopt(Adopt(avert(effect))).waiters.append(undone)
-
-    def _undone(self, me: Agent, relied: Delegated, end: GoalEnd) -> None:
-        """Rely on whoever keeps it so as well, now that it is in force there alone."""
-        if end.achieved:
-            self.delegated.pop(relied.effect, None)
-            me.adopt(relied.adopt)
-
-    def lost(
-        self, me: Agent, holder: AgentId, effects: Iterable[Predicate], *, anew: bool
-    ) -> Steps:
-        """Believe no more what ``holder`` kept achieved; ``anew`` has it made again.
-
-        What this agent keeps true itself it knows: a late word of its own is about a measure that
-        it has made again since.
-        """
-        for effect in list(effects):
-            belief = me.beliefs.get(effect)
-            if belief is None or not belief.value or belief.holder != holder:
-                continue
-            if holder == me.name and me.capability(Bidder).inventory.holder(effect) is not None:
-                continue
-            delegated = self.delegated.pop(effect, None)
-            yield Believe(effect, value=False)
-            if delegated is not None and anew:
-                yield delegated.adopt
 
     def give_up_rest(self, me: Agent) -> None:
         """Cancel the work of winners that no goal waits for any more: its plan has fallen."""
@@ -751,41 +535,3 @@ class Auctioneer(Configured, Capability):
             return auction.winner == agent
         left = self.left.values()
         return any(a.conversation == conversation and a.winner.bidder == agent for a in left)
-
-    def take_back(self, me: Agent, fact: Fact, holder: AgentId) -> bool:
-        """Rely on ``holder`` again, which came back and keeps ``fact`` true as before.
-
-        False if that is not wanted any more: another keeps it true now, or it was to end.
-        """
-        effect = fact.predicate
-        belief = me.beliefs.get(effect)
-        if belief is not None and (not belief.value or belief.holder not in (None, holder)):
-            return False
-        anew = me.open_goal(want(effect))
-        if type(effect).ends_with_asker and belief is None and anew is None:
-            return False
-        me.do_step(Believe(effect, holder=holder, mandate=fact.mandate))
-        if anew is not None:
-            self.rely(anew, Fact(effect, True, holder))
-            me.end_goal(anew, GoalOutcome.ACHIEVED, f"{holder} is back and keeps it so")
-        return True
-
-    def rely_anew(self, me: Agent, effect: Predicate) -> None:
-        """Tell the holder of ``effect`` that no other agent keeps it true from now on."""
-        belief = me.beliefs.get(effect)
-        if belief is not None and belief.value and belief.holder is not None:
-            alone = Result((Fact(effect, holder=belief.holder),))
-            me.tell(Performative.INFORM, belief.holder, NOTICE, alone)
-
-    def rely(self, goal: GoalInstance, fact: Fact) -> None:
-        """Note which agent keeps ``goal`` achieved from now on."""
-        if fact.holder is not None and fact.value and fact.predicate == goal.goal.predicate:
-            self.delegated[fact.predicate] = Delegated(
-                fact.predicate,
-                fact.holder,
-                goal.goal,
-                goal.priority,
-                goal.queue,
-                goal.traffic_now(),
-                goal.tap,
-            )

@@ -9,6 +9,7 @@ goal on to the next best bid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -52,6 +53,16 @@ class Awarded(Struct, frozen=True):
     after: AgentId | None = None
     why: str = ""
 
+    def row(self) -> dict[str, Any]:
+        """Return the decision as the log shows it."""
+        return {
+            "winner": self.winner.bidder,
+            "ranking": [ranked.row() for ranked in self.ranking],
+            "refusals": self.refusals,
+            "silent": list(self.silent),
+            **({} if self.after is None else {"after": self.after, "reason": self.why}),
+        }
+
 
 class Fulfilled(Struct, frozen=True):
     """Decision: the winner achieved the goal."""
@@ -71,6 +82,11 @@ class Exhausted(Struct, frozen=True):
     """Whether a new auction may end differently: a bidder was silent, busy or has failed."""
     final: bool = False
     """Whether a winner failed in a way in which every other bidder would fail."""
+
+    def row(self) -> dict[str, Any]:
+        """Return the decision as the log shows it."""
+        silent = list(self.silent)
+        return {"reason": self.reason, "refusals": self.refusals, "silent": silent}
 
 
 class Overtaken(Struct, frozen=True):
@@ -158,6 +174,28 @@ class Initiator:
         auction._winner = old.winner
         auction.due = now
         return auction
+
+    def row(self) -> dict[str, Any]:
+        """Return the call as the log shows it."""
+        asked, named = self.call.goal, self.call.goal.named_terms()
+        further = {
+            term.name: {"higher_is_better": term.higher_is_better, "reference": term.reference}
+            for term in self._terms
+            if term.name in asked.preferences.terms
+        }
+        bounded = [term.name for term in self._terms if term.least and term.name in named]
+        return {
+            "goal": str(asked.goal),
+            "round": self.turn,
+            "tap": asked.tap,
+            "traffic_mb_s": round(asked.traffic_mb_s, 6),
+            "constraints": asked.constraints.row(),
+            "preferences": asked.preferences.row(),
+            "bidders": len(self.bidders),
+            **({} if self._references is None else {"references": dict(self._references)}),
+            **({"terms": further} if further else {}),
+            **({"bounded": bounded} if bounded else {}),
+        }
 
     def begin(self) -> list[Outgoing]:
         """Return the calls for proposals."""

@@ -5,11 +5,13 @@ some late. The view it ends up with depends only on the states themselves: of tw
 agent the later stamp wins, at equal stamps the report of a death wins over the state it is about,
 and what differs still is settled by the larger fingerprint. So views form a semilattice:
 agents that heard the same states hold the same view, and in one process the same object.
+
+Two views tell whether agents that have all refused a goal may answer otherwise now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from hashlib import blake2b
@@ -22,7 +24,7 @@ from msgspec.structs import asdict
 
 from phalanx.domain.agents import AgentId, AgentState
 from phalanx.domain.network import LinkState, PopId
-from phalanx.domain.resources import NOTHING
+from phalanx.domain.resources import NOTHING, Resources
 
 T = TypeVar("T")
 
@@ -274,3 +276,58 @@ class NetworkView:
 
 
 NetworkView.EMPTY = NetworkView(0, {}, ())
+
+
+class Change:
+    """Whether something came, since ``begin``, that could change the answers to a call.
+
+    Args:
+        key: the plan that waits for it is resumed by this.
+        needs: what VNFs require that could do the work.
+
+    """
+
+    def __init__(self, key: str, needs: Sequence[Resources]) -> None:
+        self.key = key
+        self.came = False
+        self.waits = 0
+        """How often it was waited for."""
+        self._needs = needs
+        self._view = NetworkView.EMPTY
+
+    def begin(self, view: NetworkView) -> None:
+        """Look for changes from ``view`` on."""
+        self._view, self.came = view, False
+
+    def see(self, view: NetworkView) -> bool:
+        """Compare the next view with the one before."""
+        self.came = self.came or could_change(self._view, self._needs, view)
+        self._view = view
+        return self.came
+
+
+def could_change(before: NetworkView, needs: Sequence[Resources], now: NetworkView) -> bool:
+    """Whether agents may answer otherwise than they did by the view ``before``.
+
+    An agent is new, back or without its memory; one of ``needs`` (what VNFs require that could do
+    the work) fits into a PoP where it did not; or a link is up again or carries less.
+    """
+    if now is before:
+        return False
+    return any(
+        state.alive and _opens(before.get(state.agent), needs, state)
+        for state in now.states
+        if state is not before.get(state.agent)
+    )
+
+
+def _opens(old: AgentState | None, needs: Sequence[Resources], new: AgentState) -> bool:
+    if old is None or not old.alive or old.incarnation != new.incarnation:
+        return True
+    if any(needed.within(new.free) and not needed.within(old.free) for needed in needs):
+        return True
+    links = {link.to: link for link in old.links if link.up}
+    return any(
+        link.up and (link.to not in links or link.reserved_mb_s < links[link.to].reserved_mb_s)
+        for link in new.links
+    )

@@ -12,8 +12,9 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from phalanx.auction.auctioneer import Auctioneer, Delegated
+from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.bidder import Bidder
+from phalanx.auction.delegations import Delegated
 from phalanx.auction.outlook import Outlook
 from phalanx.auction.settings import Configured
 from phalanx.bdi.agent import Agent
@@ -106,7 +107,7 @@ class Drain(Configured, Capability):
                 me.suspend(goal)
             here[goal.id] = replace(open_goal(me, goal), holder=None)
         bidder: Bidder = me.capability(Bidder)
-        delegated = me.capability(Auctioneer).delegated
+        delegated = me.capability(Auctioneer).delegations.by_effect
         for instance in bidder.inventory:
             for effect, measure in instance.measures.items():
                 others = bidder.dependants.get(effect, {}).keys() - {me.name}
@@ -248,7 +249,7 @@ class Drain(Configured, Capability):
             yield Believe(effect, holder=goal.holder, mandate=goal.mandate)
         holder = self._holder(me, goal)
         if holder not in (None, me.name):
-            delegated = me.capability(Auctioneer).delegated
+            delegated = me.capability(Auctioneer).delegations.by_effect
             delegated.setdefault(effect, _delegated(goal, holder))
             me.changes += 1
 
@@ -257,7 +258,7 @@ class Drain(Configured, Capability):
         if (leaves, goal.id) in self._sought:
             return
         self._sought.add((leaves, goal.id))
-        delegated = me.capability(Auctioneer).delegated.get(goal.goal.predicate)
+        delegated = me.capability(Auctioneer).delegations.by_effect.get(goal.goal.predicate)
         adopt = (delegated or _delegated(goal, leaves)).adopt
         me.adopt(adopt).waiters.append(partial(self._found, me, leaves, goal))
 

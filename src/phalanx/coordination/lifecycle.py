@@ -350,7 +350,7 @@ class VnfLifecycle(Configured, Capability):
         for effect in list(instance.measures):
             bidder.lost(me, effect)
             yield Believe(effect, value=False)
-            relied = me.capability(Auctioneer).delegated.get(effect)
+            relied = me.capability(Auctioneer).delegations.by_effect.get(effect)
             if relied is not None and isinstance(effect, OfEntity) and not me.draining:
                 yield relied.adopt  # it lasts until a loop wants it no more, whatever is seen
 

@@ -109,13 +109,13 @@ class Recovery(Capability):
         anew = tuple(
             fact.predicate
             for fact in back.measures
-            if not auctioneer.take_back(me, fact, message.sender)
+            if not auctioneer.delegations.take_back(me, fact, message.sender)
         )
         content = Welcome(kept, tuple(given), anew)
         me.tell(Performative.INFORM, message.sender, message.conversation, content)
         auctioneer.remind(me, message.sender)
         for measure in anew:
-            auctioneer.rely_anew(me, measure)
+            auctioneer.delegations.rely_anew(me, measure)
         return ()
 
     def _keeps(self, me: Agent, owner: AgentId, goal: OpenGoal) -> bool:

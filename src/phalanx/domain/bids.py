@@ -50,3 +50,7 @@ class RankedBid(Struct, frozen=True):
     bidder: AgentId
     bid: Bid
     utility: float
+
+    def row(self) -> dict[str, Any]:
+        """Return the bid as the log shows it in a ranking."""
+        return {"agent": self.bidder, "utility": round(self.utility, 6), **self.bid.row()}

@@ -319,7 +319,7 @@ class ServiceAnalyst(Capability):
                 me.end_goal(goal, GoalOutcome.DROPPED, "the service is not watched here any more")
         for made in filter(idle, list(self._made)) if not me.draining else ():  # it stays else
             del self._made[made]
-            if made in me.capability(Auctioneer).delegated:
+            if made in me.capability(Auctioneer).delegations.by_effect:
                 me.adopt(Adopt(avert(made), TIDY_UP))
 
     @remembers(AnalystMemory)

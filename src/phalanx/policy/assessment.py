@@ -511,7 +511,7 @@ class SslaNegotiation(Configured, Capability):
         """Release what another policy does not ask for; soon ask for what it does."""
         self._begun.clear()
         wanted = {each.asked() for each in part.negotiated}
-        for each in me.capability(Auctioneer).delegated:
+        for each in me.capability(Auctioneer).delegations.by_effect:
             if isinstance(each, AgreementHeld) and each.agreement not in wanted:
                 yield Adopt(avert(each), PROTECT)
 

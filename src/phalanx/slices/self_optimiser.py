@@ -123,6 +123,6 @@ class SelfOptimiser(Configured, Capability):
 
 def _added(me: Agent, ip: str) -> list[Replicated]:
     """Return the replicas of an address that this agent had added, the last one last."""
-    own = me.capability(Auctioneer).delegated
+    own = me.capability(Auctioneer).delegations.by_effect
     replicas = (each for each in me.beliefs.matching(Replicated, ip=ip) if each in own)
     return sorted(replicas, key=lambda each: each.parts)
