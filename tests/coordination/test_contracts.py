@@ -611,3 +611,13 @@ def test_what_was_held_and_is_not_needed_is_released_before_the_work_begins(benc
         Enforce,
     ]
     assert bench.said("y") == ["propose", "inform"]
+
+
+def test_what_it_is_asked_for_already_it_asks_others_for_once_that_is_decided(bench):
+    bench.offer("theirs")
+    bench.carry_out(bench.agent.take_on(Adopt(LIMIT, 20), bench.now))
+    bench.at(bench.now + 1.0)
+    assert not [m for m in bench.sent if m.performative is Performative.CFP]
+    bench.hear(Performative.REJECT, "theirs", Verdict("another bid was better"))
+    bench.at(bench.now + 2 * bench.settings.backoff_s)
+    assert [m for m in bench.sent if m.performative is Performative.CFP]

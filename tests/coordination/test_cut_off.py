@@ -12,7 +12,7 @@ from phalanx.bdi.steps import Adopt, Believe
 from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.recovery import ASK_S, ASKED, Recovery
-from phalanx.domain.actions import InstanceLost, LinkSample, ReadMeasure
+from phalanx.domain.actions import Deploy, InstanceLost, LinkSample, ReadMeasure
 from phalanx.domain.goals import want
 from phalanx.domain.messages import (
     Advertisement,
@@ -56,13 +56,19 @@ class Talk(Bench):
     def connected(self, up):
         self.carry_out(self.agent.perceive(Connected(up), self.now, "root"))
 
+    def later(self):
+        """Let as much time pass as auctions take."""
+        for _ in range(int(LATER * self.settings.deadline_s) + 1):
+            self.beat()
+            self.at(self.now + 1.0)
+
     def gone(self):
         return [e.data["pop"] for e in self.events if e.kind == "agent.gone"]
 
     def to(self, receiver, kind):
         return [m for m in self.sent if m.receiver == receiver and type(m.content) is kind]
 
-    def delegate(self, goal=LIMIT, holder="b"):
+    def delegate(self, goal=LIMIT, holder="b", meanwhile=lambda: None):
         """Have ``goal`` achieved by another."""
         self.carry_out(self.agent.take_on(Adopt(goal, 20), self.now))
         call = self.to(holder, CallForProposals)[-1]
@@ -72,6 +78,7 @@ class Talk(Bench):
         for peer in {"a", "b", "c"} - {holder}:
             self.hear(Performative.REFUSE, call.conversation, Refusal("no room"), peer)
         assert self.to(holder, Award)
+        meanwhile()
         achieved = Result((Fact(goal.predicate, holder=holder),))
         self.hear(Performative.INFORM, call.conversation, achieved, holder)
         assert self.agent.beliefs.satisfies(goal)
@@ -187,9 +194,7 @@ def test_what_another_made_as_well_while_its_agent_was_cut_off_is_undone_and_rel
     bench.delegate()
     bench.connected(False)
     bench.connected(True)
-    for _ in range(int(LATER * bench.settings.deadline_s) + 1):
-        bench.beat()
-        bench.at(bench.now + 1.0)
+    bench.later()
     assert [m.conversation for m in bench.to("c", Query)] == [TWICE]
     assert [m.conversation for m in bench.to("b", Query)] == [RELIED, TWICE]
     bench.hear(Performative.INFORM, TWICE, kept(str(LIMITED)), "b")
@@ -200,6 +205,39 @@ def test_what_another_made_as_well_while_its_agent_was_cut_off_is_undone_and_rel
     assert bench.agent.beliefs.satisfies(LIMIT), "it is in force until it is undone"
     bench.hear(Performative.INFORM, undo.conversation, Result((Fact(LIMITED, value=False),)), "b")
     assert bench.to("c", CallForProposals)
+
+
+@pytest.mark.parametrize("first", ["own", "theirs"])
+def test_what_it_has_in_force_itself_it_relies_on_no_other_for(bench, first):
+    def make():
+        call, bid = bench.offer("own")
+        bench.accept("own", call, bid)
+        bench.finish(Deploy)
+        assert bench.site.measures
+
+    if first == "own":
+        bench.delegate(meanwhile=make)
+    else:
+        bench.delegate()
+        make()
+    bench.connected(False)
+    bench.connected(True)
+    bench.later()
+    bench.sent.clear()
+    for _ in range(2):
+        bench.hear(Performative.INFORM, TWICE, kept(str(LIMITED)), "b")
+    (undo,) = bench.to("b", UndoRequest)
+    ended = Result((Fact(LIMITED, value=False),))
+    bench.hear(Performative.INFORM, undo.conversation, ended, "b")
+    bench.hear(Performative.INFORM, NOTICE, ended, "b")
+    assert bench.site.measures
+    assert bench.agent.beliefs.get(LIMITED).holder == ME
+    bench.later()
+    assert bench.to("b", Query)[-1].conversation == TWICE
+    bench.hear(Performative.INFORM, TWICE, kept(), "b")
+    bench.later()
+    assert len(bench.to("b", UndoRequest)) == 1
+    assert not [m for m in bench.sent if m.conversation == NOTICE]
 
 
 def test_that_another_keeps_it_as_well_undoes_nothing_unless_it_was_asked(bench):

@@ -174,7 +174,7 @@ class Auctioneer(Configured, Capability):
         raise PlanFailed(reason, final=final)
 
     def _made_here(self, me: Agent, goal: GoalInstance) -> Generator[Step, Any, bool]:
-        """Wait while this agent is at work on it for another one: it would be made twice else.
+        """Wait while another one asks this agent for it, or has it at work: it is made twice else.
 
         Returns:
             Whether it is so then.
@@ -183,7 +183,7 @@ class Auctioneer(Configured, Capability):
         contracts, waited = me.capability(Bidder).contracts, False
         while any(
             each.call.goal.goal == goal.goal and each.initiator != me.name
-            for each in contracts.working()
+            for each in contracts.open()
         ):
             waited = True
             yield Pause(self.settings.backoff_s)
@@ -337,7 +337,7 @@ class Auctioneer(Configured, Capability):
     @hears(Inventory)
     def heard_inventory(self, me: Agent, message: Message) -> Steps:
         """Compare what another agent keeps with what this one relies on."""
-        return self.delegations.heard_inventory(me, message)
+        return self.delegations.heard_inventory(me, message, self.settings.deadline_s)
 
     # -- rules ----------------------------------------------------------------------
 

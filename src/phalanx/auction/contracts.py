@@ -121,6 +121,10 @@ class Contracts:
         if len(self._ended) > MEMORY:
             del self._ended[next(iter(self._ended))]
 
+    def open(self) -> list[Contract]:
+        """Return the contracts that are not ended."""
+        return list(self._open.values())
+
     def at(self, *stages: ContractStage) -> list[Contract]:
         """Return those that are not ended and have come to one of the ``stages``."""
         return [contract for contract in self._open.values() if contract.stage in stages]

@@ -19,7 +19,15 @@ from phalanx.bdi.goals import GoalEnd, GoalInstance, GoalOutcome
 from phalanx.bdi.steps import Adopt, Believe, Forget, Steps
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import Goal, Predicate, avert, want
-from phalanx.domain.messages import Fact, Inventory, Message, Performative, Query, Result
+from phalanx.domain.messages import (
+    Fact,
+    Inventory,
+    Message,
+    Performative,
+    Query,
+    Result,
+    UndoRequest,
+)
 from phalanx.domain.network import PopId
 
 RELIED = "relied"
@@ -40,6 +48,8 @@ class Delegated(Struct, frozen=True):
     queue: str | None
     traffic_mb_s: float
     tap: PopId
+    mandate: str = ""
+    """As in ``Fact``."""
 
     @property
     def adopt(self) -> Adopt:
@@ -74,6 +84,7 @@ class Delegations:
                 goal.queue,
                 goal.traffic_now(),
                 goal.tap,
+                fact.mandate,
             )
 
     def rely_anew(self, me: Agent, effect: Predicate) -> None:
@@ -97,7 +108,7 @@ class Delegations:
             return False
         me.do_step(Believe(effect, holder=holder, mandate=fact.mandate))
         if anew is not None:
-            self.rely(anew, Fact(effect, True, holder))
+            self.rely(anew, Fact(effect, True, holder, fact.mandate))
             me.end_goal(anew, GoalOutcome.ACHIEVED, f"{holder} is back and keeps it so")
         return True
 
@@ -166,7 +177,7 @@ class Delegations:
         for holder in holders:
             me.tell(Performative.QUERY, holder, about, Query())
 
-    def heard_inventory(self, me: Agent, message: Message) -> Steps:
+    def heard_inventory(self, me: Agent, message: Message, deadline_s: float) -> Steps:
         """Have made anew what a holder does not keep any more, and undone what is made twice."""
         inventory, sender = message.content_as(Inventory), message.sender
         if message.conversation == RELIED:
@@ -176,10 +187,23 @@ class Delegations:
         elif message.conversation == TWICE and sender in self._asked:
             self._asked.remove(sender)  # an answer that nobody asked for undoes nothing
             made = {effect for instance in inventory.instances for effect in instance.measures}
+            instances = me.capability(Bidder).inventory
             for effect, relied in list(self.by_effect.items()):
-                if str(effect) in made and relied.holder != sender:
+                if relied.holder == sender and instances.holder(effect) is not None:
+                    self._not_for_me(me, relied, deadline_s, made=str(effect) in made)
+                elif str(effect) in made and relied.holder != sender:
                     undone = partial(self._undone, me, relied)
                     me.adopt(Adopt(avert(effect))).waiters.append(undone)
+
+    def _not_for_me(self, me: Agent, relied: Delegated, deadline_s: float, *, made: bool) -> None:
+        """Rely on no other agent for what this one has in force itself, for a third one."""
+        if not made:
+            del self.by_effect[relied.effect]
+            return
+        me.do_step(Believe(relied.effect, holder=me.name))
+        undo = UndoRequest(avert(relied.effect), relied.mandate)
+        me.tell(Performative.REQUEST, relied.holder, me.new_id("undo"), undo)
+        self.find_doubled(me, deadline_s)
 
     def _undone(self, me: Agent, relied: Delegated, end: GoalEnd) -> None:
         """Rely on whoever keeps it so as well, now that it is in force there alone."""
