@@ -8,7 +8,7 @@ chance makes them. What each user gets counts, as who leaves takes nothing from 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from math import inf, sqrt
 from statistics import median
 
@@ -148,6 +148,8 @@ class Goodput(Struct):
     """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
+    askers: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=STEADY_LOOKS))
+    """What those of them that came got in each of the last looks while nothing was wrong."""
     crowd: dict[str, float] = field(default_factory=dict)
     """Who came and did not give way to users of a full link, with when that was seen last."""
     unfair: int = 0
@@ -276,6 +278,11 @@ class Goodput(Struct):
             # Who comes to watch in the middle of an attack takes nothing for familiar yet.
             unsure = look.full or (look.recent and len(self.usual) < LEARNED)
             _learn(self.familiar, {} if unsure else self._stays(look))
+            came = {s: look.got[s] for s in self.came(look.now) if s in look.got}
+            self.askers.append({} if unsure else came)
+            stay = {s: at for s, at in came.items() if all(s in each for each in self.askers)}
+            if len(self.askers) == STEADY_LOOKS and self._steady(stay, self.askers):
+                _learn(self.served, stay)  # they did no harm
             users = self._those(look)
             _learn(self.served, {s: users[s] for s in users if not begun or s in self.met})
             self.there.append(dict.fromkeys(s for s in users if s in self.served))
@@ -284,6 +291,7 @@ class Goodput(Struct):
                 del self.met[next(iter(self.met))]
         else:  # who comes during an attack, and is answered, is none of its strangers
             _learn(self.served, {s: kb_s for s, kb_s in look.got.items() if s in clients})
+            self.askers.clear()
         self.senders.append(look.one_way)
         long = look.now - CROWD_S
         while self.crowd and (
@@ -299,10 +307,16 @@ class Goodput(Struct):
         last = list(self.senders)[-FEW_LOOKS:]
         there = {s: at for s, at in look.one_way.items() if all(s in each for each in last)}
         came = {s: kb_s for s, kb_s in there.items() if self.is_new(s, kb_s)}
-        kb_s, sent = sum(came.values()), (sum(e.get(s, 0.0) for s in came) for e in self.senders)
-        if kb_s < CROWDED * look.all_kb_s or kb_s <= GROWN * min(sent, default=kb_s):
+        few = sum(came.values()) < CROWDED * look.all_kb_s
+        if few or self._steady(came, self.senders):
             return there
         return {s: kb_s for s, kb_s in there.items() if s not in came}
+
+    @staticmethod
+    def _steady(sources: Mapping[str, float], before: Iterable[Mapping[str, float]]) -> bool:
+        """Whether sources together do not much more than in the looks before."""
+        now, then = sum(sources.values()), (sum(e.get(s, 0.0) for s in sources) for e in before)
+        return now <= GROWN * min(then, default=now)
 
     def _those(self, look: Look) -> dict[str, float]:
         """Return the users but for who came lately and asks for far more, or gives no way.
