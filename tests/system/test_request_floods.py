@@ -115,3 +115,41 @@ def test_a_feed_that_left_users_enough_is_not_blocked_beside_a_flood(number: int
     hosts = [event.data["hosts"]["web"] for event in late]
     wanted = sum(host["wanted_mb_s"] for host in hosts)
     assert sum(host["legitimate_mb_s"] for host in hosts) > 0.85 * wanted
+
+
+def joined(number: int) -> Document:
+    """Return a service that more users come to, who ask for much, before it is attacked."""
+    plan, rng = flood(number), random.Random(f"joined/{number}")
+    users, hostile = plan["traffic"]
+    mb_s, count = plan["hosts"][0]["bandwidth_mb_s"], rng.randint(2, 20)
+    begins = round(rng.uniform(5, 40), 1)
+    others = {
+        "name": "others",
+        "profile": "http",
+        "count": count,
+        "at": rng.sample(users["at"], rng.randint(1, len(users["at"]))),
+        "target": "web",
+        "port": 80,
+        "demand_mb_s": round(rng.uniform(0.15, 0.4) * mb_s / count, 5),
+        "start_s": begins,
+        "spread_s": round(rng.uniform(0, 6), 1),
+    }
+    kinds = ["syn-flood", "ack-flood", "udp-flood", "icmp-flood", "dns-reflection", "slow-http"]
+    hostile |= {"profile": rng.choice(kinds), "start_s": round(begins + rng.uniform(12, 60), 1)}
+    hostile.pop("adapt", None)
+    if hostile["profile"] == "slow-http":
+        hostile |= {"demand_mb_s": 0.001, "count": 8}
+    plan["traffic"] = [users | {"demand_mb_s": users["demand_mb_s"] / 4}, others, hostile]
+    return plan
+
+
+@pytest.mark.parametrize("number", sample(range(100), 20))
+def test_users_who_ask_for_much_and_came_before_a_flood_are_none_of_it(number: int) -> None:
+    events = run_plan(joined(number)).events
+    blocks = [event for event in events if event.kind == "measure.applied"]
+    named = {source for event in blocks for source in event.data.get("sources", ())}
+    assert not [source for source in named if source.startswith(("10.1.", "10.2."))]
+    late = [e for e in events if e.kind == "network.sample" and e.time > END_S - LATE_S]
+    hosts = [event.data["hosts"]["web"] for event in late]
+    wanted = sum(host["wanted_mb_s"] for host in hosts)
+    assert sum(host["legitimate_mb_s"] for host in hosts) > 0.85 * wanted

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 
 from phalanx.analytics import source_rules
 from phalanx.analytics.detectors import HTTP_FLOOD, ONE_WAY, Finding
-from phalanx.analytics.goodput import AFTER_S, CROWDED, RESTORED, SERVED, Goodput
+from phalanx.analytics.goodput import AFTER_S, CROWDED, GROWN, RESTORED, SERVED, Goodput
 from phalanx.analytics.group_rules import AMPLIFIED
 from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample
 
@@ -40,6 +40,8 @@ ASKING_LOOKS = 1, 2, 4
 """So many of the last looks are counted together: little more than a user does shows in several."""
 RUSH = 3.0
 """... or at once if it asks for so many times what is too much."""
+OTHERS_S = 10.0
+"""So long after an attack began it explains that users get less, filtered or not."""
 REPLIED_S = 300.0
 """So long after answers were seen somewhere, they are expected to pass there."""
 
@@ -54,6 +56,8 @@ class Target(Struct):
     """What its users get."""
     since: float | None = None
     """When the present attack was first seen, in seconds; None: there is none."""
+    named: frozenset[str] = frozenset()
+    """Sources of it that were reported last."""
     heard: float = -1e9
     """When it was seen to answer last."""
     over_udp: float = -1e9
@@ -188,9 +192,19 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
             for source, f in floods[target].items()
             if of[source] > SERVED * goodput.served.get(source, 0.0)
         }
+        hurt, goes_on = goodput.hurt(look.now), known.since is not None and look.full
+        # What began meanwhile does harm, and explains it for a while.
+        explained = known.since is not None and (not hurt or look.now < known.since + OTHERS_S)
+        before = goodput.asked_before()
+        some = {
+            source: f
+            for source, f in some.items()
+            if source in known.named
+            or source not in before
+            or not (explained or of[source] <= GROWN * before[source])
+        }
         much = sum(of[source] for source in some) >= CROWDED * look.all_kb_s
-        goes_on = known.since is not None and look.full
-        if much and (goes_on or goodput.hurt(look.now)):
+        if much and (goes_on or hurt):
             found += [
                 f
                 for source, f in some.items()

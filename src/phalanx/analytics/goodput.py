@@ -7,7 +7,7 @@ chance makes them. What each user gets counts, as who leaves takes nothing from 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Container, Iterable, Mapping
 from math import inf, sqrt
 from statistics import median
@@ -183,6 +183,17 @@ class Goodput(Struct):
         since = now - AFTER_S
         return {s for s, at in self.asking.items() if at > since and s not in self.served}
 
+    def asked_before(self) -> dict[str, float]:
+        """Return who asked for far more than a user does while nothing was wrong, with KB/s.
+
+        What was seen in one look alone may have begun in it: that says nothing of how much.
+        """
+        often = Counter(source for each in self.askers for source in each)
+        return {
+            source: max(e.get(source, 0.0) for e in self.askers) if count >= FEW_LOOKS else 0.0
+            for source, count in often.items()
+        }
+
     def crowding(
         self, now: float, sent: Mapping[str, float], present: Container[str], link_kb_s: float
     ) -> tuple[list[str], float]:
@@ -276,8 +287,8 @@ class Goodput(Struct):
             self.usual.append(self.each_kb_s)
         if well and self.cut is None and not self.fell and not look.explained:
             # Who comes to watch in the middle of an attack takes nothing for familiar yet.
-            unsure = look.full or (look.recent and len(self.usual) < LEARNED)
-            _learn(self.familiar, {} if unsure else self._stays(look))
+            unsure = look.recent and len(self.usual) < LEARNED
+            _learn(self.familiar, {} if unsure or look.full else self._stays(look))
             came = {s: look.got[s] for s in self.came(look.now) if s in look.got}
             self.askers.append({} if unsure else came)
             stay = {s: at for s, at in came.items() if all(s in each for each in self.askers)}
@@ -291,7 +302,6 @@ class Goodput(Struct):
                 del self.met[next(iter(self.met))]
         else:  # who comes during an attack, and is answered, is none of its strangers
             _learn(self.served, {s: kb_s for s, kb_s in look.got.items() if s in clients})
-            self.askers.clear()
         self.senders.append(look.one_way)
         long = look.now - CROWD_S
         while self.crowd and (

@@ -67,8 +67,6 @@ class _Target(attribution.Target):
     former: frozenset[str] = frozenset()
     """Sources that attacked by the end of the pulse before."""
     reported: float = -1e9
-    named: frozenset[str] = frozenset()
-    """Sources in the last report."""
     shared: set[str] = field(default_factory=set)
     """Those of them behind which users were seen as well."""
     slow: bool = False
