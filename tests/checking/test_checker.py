@@ -294,6 +294,12 @@ def test_contract_that_goes_on_after_the_plan_that_it_is_for(calm):
     over = replace(call, id="other-1", kind="plan.ended", time=calm[at].time, data=data)
     found = [v.text for v in check([*calm[: at + 1], over, *calm[at + 1 :]])]
     assert [text for text in found if "goes on" in text]
+    # The plan of a goal that was adopted after the call had nothing to do with it.
+    late = {"goal": data["goal"], "instance_id": "other-goal", "priority": 0}
+    anew = replace(over, id="other-0", kind="goal.adopted", data=late)
+    over_anew = replace(over, data={**data, "goal_id": "other-goal"})
+    found = [v.text for v in check([*calm[: at + 1], anew, over_anew, *calm[at + 1 :]])]
+    assert not [text for text in found if "goes on" in text]
     # Who was killed meanwhile, which shows as it is back, could not end it.
     back = replace(over, id="other-2", agent=calm[at].agent, kind="agent.restored")
     found = [v.text for v in check([*calm[: at + 1], over, back, *calm[at + 1 :]])]

@@ -194,6 +194,8 @@ class AuctionRules(RuleGroup):
                 del self._waiting[name]
         if event.data["plan"] == "goal request":  # beside it the same agent may work as winner
             since = self.run.turned.get(event.agent, 0.0)
+            if (pursued := self.run.goals.get(event.data["goal_id"])) is not None:
+                since = max(since, pursued.since)  # that of another plan ended with it
             for (winner, name), lived in self._contracts.items():
                 auction = self._auctions[name]
                 own = auction.agent == event.agent and auction.called >= since and lived

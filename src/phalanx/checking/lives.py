@@ -463,7 +463,7 @@ class GoalRules(RuleGroup):
         name = event.data["instance_id"]
         self.require(name not in self.run.goals, "goals", event, f"{name} is adopted twice")
         goal, contract = event.data["goal"], event.data.get("contract")
-        self.run.goals[name] = PursuedGoal(event.agent, goal, contract)
+        self.run.goals[name] = PursuedGoal(event.agent, goal, event.time, contract)
         duties, cause = self.run.started.get("duties", ()), self.run.cause
         of_another = any(d["goal"] == goal and d["home"] != event.agent for d in duties)
         if of_another and contract is None and cause is not None:

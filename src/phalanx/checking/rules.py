@@ -45,6 +45,7 @@ class PursuedGoal(Struct):
 
     agent: str
     goal: str
+    since: float
     contract: str | None = None
     plan: str | None = None
     succeeded: bool | None = None
