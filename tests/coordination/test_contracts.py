@@ -553,6 +553,16 @@ def test_a_lift_is_asked_for_and_told(bench):
     assert bench.facts("again") == Result((Fact(LIMITED, value=False),))
 
 
+def test_who_did_not_hear_of_a_limit_hears_that_it_was_lifted_since(bench):
+    call, bid = bench.offer("x")
+    bench.accept("x", call, bid)
+    bench.finish(Deploy)
+    bench.carry_out(bench.agent.take_on(Adopt(avert(LIMITED)), bench.now))
+    bench.accept("x", call, bid)
+    (fact,) = bench.last("x").facts
+    assert (fact.predicate, fact.value) == (LIMITED, False)
+
+
 def test_a_lift_is_refused_to_agents_without_a_mandate(bench):
     refused = []
     bench.bidder.refused = lambda *data: refused.append(data)

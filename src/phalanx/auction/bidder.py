@@ -590,8 +590,14 @@ class Bidder(Configured, Capability):
         if last is not None and contract.stage is not ContractStage.OVER:
             content = last.content
             if isinstance(content, Result):  # what it stands by now
-                content = replace(content, report=self.signed(me, contract))
+                facts = tuple(self._as_now(me, fact) for fact in content.facts)
+                content = Result(facts, self.signed(me, contract))
             me.tell(last.performative, contract.initiator, contract.conversation, content)
+
+    def _as_now(self, me: Agent, fact: Fact) -> Fact:
+        """Return what became of a measure of this agent: it may have ended since."""
+        ended = fact.holder == me.name and self.inventory.holder(fact.predicate) is None
+        return replace(fact, value=fact.value and not ended)
 
     # -- what is kept true ------------------------------------------------------------
 
