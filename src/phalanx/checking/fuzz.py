@@ -23,7 +23,7 @@ RELIEVING = ("/service-replica", "/service-scaler", ":replicated(", ":scaledUp("
 """What takes load from a service."""
 SEARCHING = ("/anomaly-detector", "/classifier", "/load-balancer", ":splitTraffic")
 """What works for the search of the published strategy."""
-FETCHED_S = 20.0
+FETCHED_S = 10.0
 """Images that take longer than this over the narrowest link make that search a long one."""
 FILTERS = ("attackFiltered(", "flowRateLimited(")
 """Effects that name whom they block."""
@@ -114,6 +114,8 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
         images = sum(each.get("image_mb", 0) for each in document["functions"].values())
         slowest = min((k["bandwidth_mb_s"] for k in document["network"]["links"]), default=1e9)
         stays += SEARCHING if images / slowest > FETCHED_S else ()
+        least = min((each["threshold_mb_s"] for each in document["monitors"]), default=1e9)
+        low = low or sum(wanted.values()) > least  # whatever of it crosses that link
     for lease in next(e.data["leases"] for e in reversed(events) if e.kind == "run.ended"):
         limits = "/rate-limiter" in lease or "RateLimited(" in lease
         if not (lease.endswith(WATCHING) or (low and limits) or any(x in lease for x in stays)):
