@@ -16,7 +16,7 @@ from msgspec import Struct, field
 
 from phalanx.analytics import source_rules
 from phalanx.analytics.detectors import HTTP_FLOOD, ONE_WAY, Finding
-from phalanx.analytics.goodput import AFTER_S, CROWDED, GROWN, RESTORED, SERVED, Goodput
+from phalanx.analytics.goodput import AFTER_S, BREACHED, CROWDED, GROWN, RESTORED, SERVED, Goodput
 from phalanx.analytics.group_rules import AMPLIFIED
 from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample
 
@@ -38,6 +38,8 @@ GOES_ON_S = 2.0
 """Who asks for far too much is a flood once it has done so for so long ..."""
 ASKING_LOOKS = 1, 2, 4
 """So many of the last looks are counted together: little more than a user does shows in several."""
+LACKS = 0.05
+"""Share of the connections without an answer from which a service is slow."""
 RUSH = 3.0
 """... or at once if it asks for so many times what is too much."""
 OTHERS_S = 10.0
@@ -170,41 +172,27 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
     They are answered as users are, so they have to take much of what passes as well, and to
     go on: users who got nothing for a while ask for all of that once they can.
     """
-    sent = look.sent(look.flows)
-    floods: dict[str, dict[str, Finding]] = defaultdict(dict)
-    attacked = any(k.since is not None or k.goodput.hurt(look.now) for k in targets.values())
-    for count in ASKING_LOOKS if attacked else ASKING_LOOKS[:1]:
-        looks = look.looks[-count:]
-        flows = (f for each in looks for f in each.flows if f.source in sent.get(f.target, ()))
-        both = source_rules.aggregate(flows)  # a flood of handshakes asks for nothing
-        ones = {(one.source, one.target): one for one in both if one.protocol == "tcp"}
-        for f in source_rules.request_floods(ones.values(), sum(each.seconds for each in looks)):
-            if source_rules.completes(ones[f.source or "", f.target]):
-                floods[f.target].setdefault(f.source or "", f)
-    found = []
+    found: list[Finding] = []
+    sent, floods = look.sent(look.flows), _much_asked(look, targets)
     for target in {**dict.fromkeys(look.targets), **sent}:
         known, of = targets[target], sent.get(target, {})
         goodput = known.goodput
         first = look.now if goodput.usual else -inf  # who is there already is none who came
         goodput.asking = {s: goodput.asking.get(s, first) for s in floods[target]}
-        some = {
-            source: f
-            for source, f in floods[target].items()
-            if of[source] > SERVED * goodput.served.get(source, 0.0)
-        }
-        hurt, goes_on = goodput.hurt(look.now), known.since is not None and look.full
+        hurt = goodput.hurt(look.now) and _strained(look, target, goodput, of)
+        goes_on = known.since is not None and look.full
         # What began meanwhile does harm, and explains it for a while.
         explained = known.since is not None and (not hurt or look.now < known.since + OTHERS_S)
         before = goodput.asked_before()
         some = {
             source: f
-            for source, f in some.items()
+            for source, f in floods[target].items()
+            if of[source] > SERVED * goodput.served.get(source, 0.0)
             if source in known.named
             or source not in before
             or not (explained or of[source] <= GROWN * before[source])
         }
-        much = sum(of[source] for source in some) >= CROWDED * look.all_kb_s
-        if much and (goes_on or hurt):
+        if sum(of[source] for source in some) >= CROWDED * look.all_kb_s and (goes_on or hurt):
             found += [
                 f
                 for source, f in some.items()
@@ -213,6 +201,35 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
                 or f.evidence["requests_s"] > RUSH * f.evidence["users_at_most"]
             ]
     return found
+
+
+def _much_asked(look: LinkLook, targets: Targets) -> dict[str, dict[str, Finding]]:
+    """Return who asks each target for far more than a user does."""
+    floods: dict[str, dict[str, Finding]] = defaultdict(dict)
+    now = {(flow.source, flow.target) for flow in look.flows if flow.packets}
+    attacked = any(k.since is not None or k.goodput.hurt(look.now) for k in targets.values())
+    for count in ASKING_LOOKS if attacked else ASKING_LOOKS[:1]:
+        looks = look.looks[-count:]
+        flows = (f for each in looks for f in each.flows if (f.source, f.target) in now)
+        both = source_rules.aggregate(flows)  # a flood of handshakes asks for nothing
+        ones = {(one.source, one.target): one for one in both if one.protocol == "tcp"}
+        for f in source_rules.request_floods(ones.values(), sum(each.seconds for each in looks)):
+            if source_rules.completes(ones[f.source or "", f.target]):
+                floods[f.target].setdefault(f.source or "", f)
+    return floods
+
+
+def _strained(look: LinkLook, target: str, goodput: Goodput, sent: Mapping[str, float]) -> bool:
+    """Whether requests can do harm: users may just rest, or ask for less.
+
+    They fill the link, or do not get their answers; or users who are there get less, of whom a
+    link that others do not use may carry less.
+    """
+    flows = [f for f in look.flows if f.target == target and f.protocol == "tcp"]
+    asked = sum(flow.syn for flow in flows)
+    lack = sum(max(0, flow.syn - flow.answered) for flow in flows)
+    there = (sent[s] < BREACHED * kb_s for s, kb_s in goodput.served.items() if s in sent)
+    return look.full or lack > LACKS * asked or (goodput.cut is not None and any(there))
 
 
 def crowding(

@@ -234,11 +234,11 @@ class Goodput(Struct):
             self.octets, self.users = look.octets, len(those)
         self.count = 1e3 * look.seconds / self.octets
         self.each_kb_s = sum(those.values()) / max(1, len(those))
-        self.fell = self.each_kb_s < look.least * usual_kb_s
         kept = {s: kb_s / self.served[s] for s, kb_s in those.items() if self.served.get(s)}
         # Who comes or goes changes the mean, and takes nothing from those who stay.
         share = self.each_kb_s / usual_kb_s if usual_kb_s else inf
         share = max(share, median(kept.values())) if len(kept) >= FEW_KNOWN else share
+        self.fell = share < look.least
         due_kb_s, got_kb_s = usual_kb_s * self.users, sum(those.values())
         self.questions = look.questions is not None
         due, got = look.questions or (due_kb_s * self.count, got_kb_s * self.count)
@@ -247,7 +247,7 @@ class Goodput(Struct):
         gone = self._vanished(look) if much else ()
         self._part(look, kept | dict.fromkeys(gone, 0.0), resigned_s, much=much)
         # Less than they did, or than they ask for where each question has its answer.
-        doubt = much and (self.questions or self.each_kb_s < RESTORED * usual_kb_s)
+        doubt = much and (self.questions or share < RESTORED)
         self.doubts = self.doubts + 1 if doubt else 0
         self.low = self.low + 1 if share < look.least or self.doubts >= LONG_LOOKS else 0
         if not (self.low or self.doubts):
