@@ -29,6 +29,8 @@ ACK_FLOOD = "ack flood"
 SYN_ACK_FLOOD = "syn-ack flood"
 RST_FLOOD = "rst flood"
 TCP_FRAGMENTS = "tcp fragment flood"
+UNCONNECTED = {ACK_FLOOD, SYN_ACK_FLOOD, RST_FLOOD, TCP_FRAGMENTS}
+"""Kinds of packets that belong to no connection."""
 REFLECTION = "reflection"
 SLOW = "slow connections"
 SCAN = "scan"

@@ -50,7 +50,8 @@ class JudgedWindow:
         """All packets, as a multiple of the recorded ones. Those of flows that the recorder had no
         room for are taken to be like these: first come, first served, they are a sample."""
         self.heard = {one.target for one in self.aggregates if one.replies > one.resets}
-        """Targets of which replies to somebody are seen, that are no resets."""
+        self.heard.update(window.answering)
+        """Targets that reply to somebody, with more than resets."""
         self.towards: dict[str, list[FlowAggregate]] = {}
         """Aggregates of each target."""
         for one in self.aggregates:

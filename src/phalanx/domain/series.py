@@ -31,6 +31,8 @@ class TrafficWindow(Struct, frozen=True):
     flows: tuple[FlowStats, ...] = ()
     unlisted: int = 0
     """Packets of flows that the recorder had no room for."""
+    answering: tuple[str, ...] = ()
+    """Targets that are known to answer others, though no answer is seen here."""
 
 
 class Forecast(Struct, frozen=True):

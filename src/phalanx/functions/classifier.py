@@ -33,6 +33,7 @@ def examine(
     *,
     sampling: float = 1.0,
     series: tuple[TimeSeries, ...] = (),
+    answering: tuple[str, ...] = (),
 ) -> list[Finding]:
     """Return what the detector of the goal's VNF finds in flow records and series.
 
@@ -42,13 +43,14 @@ def examine(
         records: of the flows.
         sampling: share of the packets that they are about.
         series: what monitors of this agent have seen.
+        answering: targets that are known to answer others.
 
     Raises:
         PlanFailed: if the VNF is gone.
 
     """
     seconds = effective_s(records, sampling)
-    window = TrafficWindow(seconds, series, records.flows, records.unlisted)
+    window = TrafficWindow(seconds, series, records.flows, records.unlisted, answering)
     return load_detector(_detector(me, goal)).examine(window)
 
 

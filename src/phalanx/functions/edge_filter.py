@@ -27,6 +27,7 @@ from phalanx.analytics.detectors import (
     SIGNALLING_STORM,
     SLOW,
     TCP_FRAGMENTS,
+    UNCONNECTED,
     Finding,
     load_detector,
 )
@@ -422,7 +423,10 @@ class EdgeFilter(Capability):
         """Return what a look found of attacks on the goal's target, and what it saw of it."""
         screened = goal.predicate_as(EntryScreened)
         heard, reported = self._report(screened.ip), self._report(screened.ip).sources
-        findings = [f for f in examine(me, goal, records) if f.target == screened.ip]
+        # What belongs to no connection is told by who sees the target answer others.
+        answering = (screened.ip,) if heard.kinds & UNCONNECTED else ()
+        examined = examine(me, goal, records, answering=answering)
+        findings = [f for f in examined if f.target == screened.ip]
         seen = [one for one in aggregate(records.flows) if one.target == screened.ip]
         if HTTP_FLOOD in heard.kinds:  # it is answered as users are: both must say so
             flooding = request_floods(seen, effective_s(records))
