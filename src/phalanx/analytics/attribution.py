@@ -16,7 +16,14 @@ from msgspec import Struct, field
 
 from phalanx.analytics import source_rules
 from phalanx.analytics.detectors import HTTP_FLOOD, ONE_WAY, Finding
-from phalanx.analytics.goodput import AFTER_S, BREACHED, CROWDED, GROWN, RESTORED, SERVED, Goodput
+from phalanx.analytics.goodput import (
+    AFTER_S,
+    CROWDED,
+    GROWN,
+    RESTORED,
+    SERVED,
+    Goodput,
+)
 from phalanx.analytics.group_rules import AMPLIFIED
 from phalanx.domain.actions import FlowRecords, FlowStats, LinkSample
 
@@ -228,8 +235,7 @@ def _strained(look: LinkLook, target: str, goodput: Goodput, sent: Mapping[str, 
     flows = [f for f in look.flows if f.target == target and f.protocol == "tcp"]
     asked = sum(flow.syn for flow in flows)
     lack = sum(max(0, flow.syn - flow.answered) for flow in flows)
-    there = (sent[s] < BREACHED * kb_s for s, kb_s in goodput.served.items() if s in sent)
-    return look.full or lack > LACKS * asked or (goodput.cut is not None and any(there))
+    return look.full or lack > LACKS * asked or goodput.lacking(sent)
 
 
 def crowding(

@@ -183,6 +183,18 @@ class Goodput(Struct):
         since = now - AFTER_S
         return {s for s, at in self.asking.items() if at > since and s not in self.served}
 
+    def lacking(self, sent: Mapping[str, float]) -> bool:
+        """Whether some users got much less before, and of those who send, in KB/s, some still do.
+
+        Few who send hardly anything do so by chance.
+        """
+        there = [(sent[s], kb_s) for s, kb_s in self.served.items() if s in sent]
+        less = [
+            kb_s < BREACHED * due and _is_less(due * self.count, kb_s * self.count)
+            for kb_s, due in there
+        ]
+        return self.cut is not None and sum(less) >= max(1, min(FEW_KNOWN, len(less)))
+
     def asked_before(self) -> dict[str, float]:
         """Return who asked for far more than a user does while nothing was wrong, with KB/s.
 
