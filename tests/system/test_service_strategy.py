@@ -280,11 +280,18 @@ def test_forged_udp_is_dropped_at_its_port_while_others_are_served_by_udp() -> N
     assert min(shares(result)) > 0.9
 
 
-def test_forged_udp_is_dropped_whatever_its_port_where_nobody_is_served_by_udp() -> None:
+def test_forged_udp_that_goes_to_another_port_is_dropped_whatever_its_port() -> None:
     first = attack(**FORGED_UDP, end_s=40)
     second = attack(**FORGED_UDP, name="again", port=8443, start_s=40)
     result = service(traffic=[users(), first, second])
-    assert dropped(result) == {"udp that nobody answers"}
+    assert dropped(result) == {"udp to port 443 that nobody answers", "udp that nobody answers"}
+    assert sorted(shares(result))[5] > 0.9  # five seconds, as it changes
+
+
+def test_who_comes_over_udp_later_is_served_beside_forged_udp_to_another_port() -> None:
+    late = users(name="resolver", profile="dns", port=53, demand_mb_s=0.002, start_s=60)
+    result = service(traffic=[users(), attack(**FORGED_UDP), late])
+    assert dropped(result) == {"udp to port 443 that nobody answers"}
     assert min(shares(result)) > 0.9
 
 

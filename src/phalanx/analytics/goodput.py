@@ -8,7 +8,7 @@ chance makes them. What each user gets counts, as who leaves takes nothing from 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from math import inf, sqrt
 from statistics import median
 
@@ -39,6 +39,8 @@ FAMILIAR_WEIGHT = 0.1
 """Weight of one look in what a source usually sends."""
 FEW_KNOWN = 3
 """Fewer users that were seen before do not show whether others take service from them."""
+UNHARMED = 0.95
+"""Share of what they got, from which users who were always there show that nothing is taken."""
 LOST = 0.6
 """What users that get much less than they did lack together, of what one got, at least."""
 GROWN = 1.5
@@ -142,8 +144,8 @@ class Goodput(Struct):
     nobody knows yet what it takes from users."""
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
-    there: deque[Collection[str]] = field(default_factory=lambda: deque(maxlen=LEARNED))
-    """Users in each of the last looks while nothing was wrong."""
+    there: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=LEARNED))
+    """What users got in each of the last looks while nothing was wrong, in KB/s."""
     met: dict[str, None] = field(default_factory=dict)
     """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
@@ -259,7 +261,8 @@ class Goodput(Struct):
         gone = self._vanished(look) if much else ()
         self._part(look, kept | dict.fromkeys(gone, 0.0), resigned_s, much=much)
         # Less than they did, or than they ask for where each question has its answer.
-        doubt = much and (self.questions or share < RESTORED)
+        less = self.each_kb_s < RESTORED * usual_kb_s and self._of_the_same(those) < UNHARMED
+        doubt = much and (self.questions or less)
         self.doubts = self.doubts + 1 if doubt else 0
         self.low = self.low + 1 if share < look.least or self.doubts >= LONG_LOOKS else 0
         if not (self.low or self.doubts):
@@ -308,7 +311,7 @@ class Goodput(Struct):
                 _learn(self.served, stay)  # they did no harm
             users = self._those(look)
             _learn(self.served, {s: users[s] for s in users if not begun or s in self.met})
-            self.there.append(dict.fromkeys(s for s in users if s in self.served))
+            self.there.append({s: kb_s for s, kb_s in users.items() if s in self.served})
             self.met |= dict.fromkeys(users)
             while len(self.met) > MOST_SOURCES:
                 del self.met[next(iter(self.met))]
@@ -352,6 +355,15 @@ class Goodput(Struct):
         """Whether much of what passes is new: UDP that nobody answers, or too many requests."""
         came = sum(kb_s for source, kb_s in look.one_way.items() if self.is_new(source, kb_s))
         return came + look.asked_kb_s >= CROWDED * look.all_kb_s
+
+    def _of_the_same(self, those: Mapping[str, float]) -> float:
+        """Return what users who were always there get, as share of what they got; 0: nobody was.
+
+        Others come and go, which changes the mean.
+        """
+        same = [s for s in those if all(s in each for each in self.there)] if self.there else []
+        got = sum(each[s] for each in self.there for s in same) / max(1, len(self.there))
+        return sum(those[s] for s in same) / got if got else 0.0
 
     def _vanished(self, look: Look) -> list[str]:
         """Return the users that were always there, and are not: cut off, if not just gone."""

@@ -117,6 +117,7 @@ MOST_TARGETS = 1_024
 """Targets of which reports are kept in mind."""
 MOST_SOURCES = 4_096
 """Sources of one rule."""
+UDP_TO = "udp to port "
 MOST_PORTS = 8
 """Ports of a target at which forged packets are dropped by a rule each."""
 MOST_SEEN = 16 * MOST_SOURCES
@@ -373,23 +374,23 @@ class EdgeFilter(Capability):
         crowd = tuple(source for source, _ in pairs if source in there)
         self._note_missed(me, screened.ip, seen, reported)
         forged = [f for f in findings if f.source is None and f.spoofed]
-        found = [f"{source}>{screened.ip}" for source in (*blocked, *crowd)]
         yield analysis(
             me,
             goal,
             records,
             findings,
-            found=found,
+            found=[f"{source}>{screened.ip}" for source in (*blocked, *crowd)],
             reported=sorted(set(blocked) & reported | {*crowd}),
             passed=passed(records.flows, blocked, reported),
         )
         if not blocked and not findings and screened.entry == me.pop and screened.ip in self._clean:
             self._clean[screened.ip] = me.now, self._clean[screened.ip][1], reported
         served = {f.source for f in findings if f.kind in {SLOW, *ANSWERED_AS_USERS}}
-        shared = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
-        shared = {source for source in blocked if source in shared and source not in served}
+        mixed = {o.source for o in seen if o.answered > ANSWERED * o.open} | heard.shared
+        shared = mixed.intersection(blocked) - served
         over_udp = self._answers_over_udp(me, screened.ip, seen)
-        rules = _rules(screened, blocked, shared, forged, seen, records, over_udp=over_udp)
+        udp_ports = self._ports(me, screened, records, over_udp=over_udp)
+        rules = _rules(screened, blocked, shared, forged, seen, udp_ports)
         for rule in (*rules, *_limits(screened, crowd, heard.rest_mb_s)):
             effect = _effect(rule)
             until, _ = self._harmful.get(effect, (me.now, 0.0))
@@ -399,22 +400,20 @@ class EdgeFilter(Capability):
                     least_s = me.parameter(self, "harm_look_s") / 2
                     self._served[effect] = _served_mb_s(records, screened.ip, blocked, least_s)
                 kinds = tuple(sorted({f.kind for f in findings})) or ("remembered",)
-                named = kinds if findings else sorted(heard.kinds) or kinds
-                limits = rule.verdict is TrafficVerdict.LIMIT
-                names = () if limits else rule.match.sources
+                limited = crowd if rule.verdict is TrafficVerdict.LIMIT else ()
+                names = () if limited else rule.match.sources
                 self._reports[effect] = AttackReport(
                     screened.ip,
                     kinds,
                     names,
                     tuple(sorted(shared)),
                     over_udp,
-                    crowd if limits else (),
+                    limited,
                 )
+                named = kinds if findings else sorted(heard.kinds) or kinds
                 yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
-                for source in names:
-                    yield Believe(Threat(source, screened.ip))
-                for claim in _claims(me, effect):
-                    yield Adopt(want(claim), PROTECT)
+                yield from (Believe(Threat(source, screened.ip)) for source in names)
+                yield from (Adopt(want(claim), PROTECT) for claim in _claims(me, effect))
         yield Believe(screened)
 
     def _findings(
@@ -450,6 +449,21 @@ class EdgeFilter(Capability):
             silent = (unanswered_flood(one, effective_s(records)) for one in seen)
             findings += [f for f in silent if f is not None and f.source not in known]
         return findings, seen
+
+    @staticmethod
+    def _ports(
+        me: Agent, screened: EntryScreened, records: FlowRecords, *, over_udp: bool
+    ) -> list[int | None]:
+        """Return the ports at which forged UDP is dropped; None: at all.
+
+        Those that are flooded, if nearly all of it is there, as users may come to another one; or
+        if users are answered over UDP. A flood that goes to other ports is dropped at all.
+        """
+        flooded, rest = _flooded_ports(records, screened.ip)
+        known = me.beliefs.matching(AttackFiltered, ip=screened.ip, entry=screened.entry)
+        here = {_udp_at(port) for port in flooded}
+        moves = any(each.what.startswith(UDP_TO) and each.what not in here for each in known)
+        return [*flooded] if over_udp or not (rest or moves) else [None]
 
     def _answers_over_udp(self, me: Agent, ip: str, seen: Iterable[FlowAggregate]) -> bool:
         if self._report(ip).over_udp or any(o.protocol == "udp" and o.replies for o in seen):
@@ -644,16 +658,14 @@ def _rules(
     shared: Collection[str],
     forged: list[Finding],
     seen: list[FlowAggregate],
-    records: FlowRecords,
-    *,
-    over_udp: bool,
+    ports: list[int | None],
 ) -> Iterator[TrafficRule]:
     """Yield what to filter.
 
     Of sources behind which users are, too (``shared``), only the protocol that attacks is
     filtered: UDP and ICMP are dropped, and TCP handshakes are answered for the target. Forged UDP
-    is dropped at the ports that are flooded, and at all unless users are answered ``over_udp``;
-    forged echoes and fragments are, as long as they come, with what else is of their kind.
+    is dropped at ``ports``; forged echoes and fragments are, as long as they come, with what else
+    is of their kind.
     """
     ip, entry = screened.ip, screened.entry or None
     hostile = {(one.source, one.protocol) for one in seen if not _served(one)}
@@ -672,7 +684,6 @@ def _rules(
     handshakes = any((source, "tcp") in hostile for source in shared)
     if handshakes or kinds - {ICMP_FLOOD, TCP_FRAGMENTS, *ONE_WAY}:
         yield TrafficRule(TrafficMatch(target=ip, entry=entry), TrafficVerdict.PROXY)
-    ports: list[int | None] = [*_flooded_ports(records, ip)] if over_udp else [None]
     for port in ports if kinds & ONE_WAY else ():
         match = TrafficMatch(target=ip, entry=entry, port=port, protocol="udp")
         yield TrafficRule(match, TrafficVerdict.DROP)
@@ -687,8 +698,13 @@ def _limits(
         yield TrafficRule(match, TrafficVerdict.LIMIT, {"rate_mb_s": rest_mb_s})
 
 
-def _flooded_ports(records: FlowRecords, ip: str) -> list[int]:
-    """Return the ports at which forged UDP by itself is a flood, and nothing is answered."""
+def _flooded_ports(records: FlowRecords, ip: str) -> tuple[list[int], bool]:
+    """Return the ports at which forged UDP by itself is a flood, and nothing is answered.
+
+    Returns:
+        Those ports, and whether more of what is not answered goes to others than chance has.
+
+    """
     by_port: dict[int, list[FlowStats]] = {}
     for flow in records.flows:
         if (flow.protocol, flow.target) == ("udp", ip):
@@ -702,7 +718,9 @@ def _flooded_ports(records: FlowRecords, ip: str) -> list[int]:
     most = sorted(packets, key=lambda port: (-packets[port], port))[:MOST_PORTS]
     rules, seconds = FixedRules(), effective_s(records)
     of = {port: rules.examine(TrafficWindow(seconds, (), tuple(by_port[port]))) for port in most}
-    return [port for port, found in of.items() if any(finding.spoofed for finding in found)]
+    ports = [port for port, found in of.items() if any(finding.spoofed for finding in found)]
+    rest = sum(packets.values()) - sum(packets[port] for port in ports)
+    return ports, not ports or rest > CROWDED * sum(packets.values())
 
 
 def _effect(rule: TrafficRule) -> AttackFiltered:
@@ -717,6 +735,10 @@ def _why(rule: TrafficRule, effect: AttackFiltered, kinds: Iterable[str]) -> str
     return ", ".join(kind.replace("-", " ") for kind in kinds) + of
 
 
+def _udp_at(port: int) -> str:
+    return f"{UDP_TO}{port} that nobody answers"
+
+
 def _words(rule: TrafficRule) -> str:
     """Return what a rule filters: so much that another rule has other words."""
     match = rule.match
@@ -725,8 +747,9 @@ def _words(rule: TrafficRule) -> str:
     if not match.sources:
         if match.protocol == "icmp" or match.port == 0:
             return "icmp but errors" if match.port is None else f"fragments of {match.protocol}"
-        to = "" if match.port is None else f" to port {match.port}"
-        return f"udp{to} that nobody answers" if match.protocol == "udp" else "everything"
+        if match.protocol != "udp":
+            return "everything"
+        return "udp that nobody answers" if match.port is None else _udp_at(match.port)
     digest = blake2b(" ".join(match.sources).encode(), digest_size=3).hexdigest()
     of = f"{match.protocol} of " if match.protocol else ""
     if rule.verdict is TrafficVerdict.LIMIT:
