@@ -38,7 +38,7 @@ KINDS = {
     "rst": ("rst flood", "handshakes never completed"),
     "icmp": ("icmp flood", "icmp but errors"),
     "tcp-fragments": ("tcp fragment flood", "fragments of tcp"),
-    "udp-fragments": ("udp fragment flood", "udp that nobody answers"),
+    "udp-fragments": ("udp fragment flood", "of udp"),
 }
 """What each is called, and what is filtered if its sources are forged."""
 
