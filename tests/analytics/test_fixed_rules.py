@@ -59,6 +59,15 @@ def test_forged_udp_at_one_port_is_found_beside_as_many_users_of_another():
     assert len(anomalous_targets(flood, 1.0)) == 1
 
 
+def test_forged_fragments_are_found_beside_a_few_clients_who_ask_for_much():
+    rng = random.Random(2)
+    clients = [udp(f"1.2.3.{n}", 1000, 900) for n in range(2)]
+    flood = [replace(each, port=0, fragments=each.packets) for each in forged(rng, 1000, udp)]
+    (target,) = anomalous_targets([*clients, *flood], 1.0)
+    assert (target.kind, target.spoofed) == ("udp fragment flood", True)
+    assert anomalous_targets(clients, 1.0) == []
+
+
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 10.0])
 def test_random_sources_are_forged(seconds):
     rng = random.Random(1)

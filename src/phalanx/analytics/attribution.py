@@ -189,8 +189,14 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
         hurt = goodput.hurt(look.now) and _strained(look, target, goodput, of)
         goes_on = known.since is not None and look.full
         # What began meanwhile does harm, and explains it for a while.
-        explained = known.since is not None and (not hurt or look.now < known.since + OTHERS_S)
-        before = goodput.asked_before()
+        began = look.now if known.since is None else known.since
+        explained = known.since is not None and (not hurt or look.now < began + OTHERS_S)
+        goodput.first_asked = {
+            s: goodput.first_asked.get(s, look.now)
+            for s in ({*floods[target]} | ({*goodput.first_asked} if explained else set()))
+        }
+        early = {s: 0.0 for s, at in goodput.first_asked.items() if at < began}
+        before = (early if explained else {}) | goodput.asked_before()
         some = {
             source: f
             for source, f in floods[target].items()

@@ -38,7 +38,8 @@ passes, or who asks for far too much: then it is the cause."""
 FAMILIAR_WEIGHT = 0.1
 """Weight of one look in what a source usually sends."""
 FEW_KNOWN = 3
-"""Fewer users that were seen before do not show whether others take service from them."""
+"""Fewer users that were seen before do not show whether others take service from them, unless
+these are all."""
 UNHARMED = 0.95
 """Share of what they got, from which users who were always there show that nothing is taken."""
 LOST = 0.6
@@ -150,6 +151,8 @@ class Goodput(Struct):
     """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
+    first_asked: dict[str, float] = field(default_factory=dict)
+    """Since when they do, though an attack keeps them from it meanwhile."""
     askers: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=STEADY_LOOKS))
     """What those of them that came got in each of the last looks while nothing was wrong."""
     crowd: dict[str, float] = field(default_factory=dict)
@@ -251,7 +254,8 @@ class Goodput(Struct):
         kept = {s: kb_s / self.served[s] for s, kb_s in those.items() if self.served.get(s)}
         # Who comes or goes changes the mean, and takes nothing from those who stay.
         share = self.each_kb_s / usual_kb_s if usual_kb_s else inf
-        share = max(share, median(kept.values())) if len(kept) >= FEW_KNOWN else share
+        few = min(FEW_KNOWN, max(1, len(self.there[-1]))) if self.there else FEW_KNOWN
+        share = max(share, median(kept.values())) if len(kept) >= few else share
         self.fell = share < look.least
         due_kb_s, got_kb_s = usual_kb_s * self.users, sum(those.values())
         self.questions = look.questions is not None

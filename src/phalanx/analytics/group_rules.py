@@ -226,6 +226,8 @@ FEW_SOURCES = fewest(1 - FORGED)
 """So few sources are never certain to be forged, even if all of them are silent."""
 FEW_SYN = 16
 """A silent source sent so many SYNs at most: one that sends more can be judged by itself."""
+BARE = -1
+"""Stands for the port of packets that have none."""
 FEW_PACKETS = 4
 """The same for other packets, fewer because one-way streams may be honest; and for targets."""
 
@@ -299,8 +301,8 @@ def _crowd(of: str, askers: list[FlowAggregate], look: JudgedWindow) -> _Crowd:
 def _crowds(look: JudgedWindow) -> dict[tuple[str, str, int], _Crowd]:
     """Return those who ask for something, by target, protocol and port; protocol "": for nothing.
 
-    Port 0 are all. Many who ask for one port over UDP are there once more, by it: of a flood at
-    one port nothing is certain beside as many users of another.
+    Port 0 are all. Many who ask for one port over UDP are there once more, by it, and so are
+    fragments: of a flood at one port nothing is certain beside as many users of another.
     """
     crowds: dict[tuple[str, str, int], _Crowd] = {}
     sampled = look.sampling > 1
@@ -318,7 +320,8 @@ def _crowds(look: JudgedWindow) -> dict[tuple[str, str, int], _Crowd]:
                 crowds[target, of, 0] = _crowd(of, some, look)
         ports: dict[int, list[FlowAggregate]] = {}
         for one in udp if len(udp) > FEW_SOURCES else ():
-            ports.setdefault(one.port, []).append(one)
+            bare = one.fragments == one.packets
+            ports.setdefault(BARE if bare else one.port, []).append(one)
         for port, some in ports.items():
             if port and len(some) > FEW_SOURCES:
                 crowds[target, "udp", port] = _crowd("udp", some, look)
