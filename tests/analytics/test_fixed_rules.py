@@ -62,7 +62,7 @@ def test_forged_udp_at_one_port_is_found_beside_as_many_users_of_another():
 def test_forged_fragments_are_found_beside_a_few_clients_who_ask_for_much():
     rng = random.Random(2)
     clients = [udp(f"1.2.3.{n}", 1000, 900) for n in range(2)]
-    flood = [replace(each, port=0, fragments=each.packets) for each in forged(rng, 1000, udp)]
+    flood = [replace(each, port=0) for each in forged(rng, 1000, udp)]
     (target,) = anomalous_targets([*clients, *flood], 1.0)
     assert (target.kind, target.spoofed) == ("udp fragment flood", True)
     assert anomalous_targets(clients, 1.0) == []
