@@ -30,6 +30,7 @@ from phalanx.coordination.measures import TIDY_UP
 from phalanx.domain.agents import AgentId
 from phalanx.domain.goals import avert
 from phalanx.domain.messages import Fact, Message, OpenGoal, Performative, Return, Welcome
+from phalanx.domain.trust import Distrusted
 
 ASK_S = 0.5
 """Pause before agents that have not answered are asked again."""
@@ -62,6 +63,12 @@ class Recovery(Capability):
     def missed(self, me: Agent, percept: Missed) -> Steps | None:  # noqa: ARG002  # says it all
         """Ask as well after having been taken for dead without ever being away."""
         return self._ask_all(me)
+
+    @when(Distrusted, None)
+    def trusted_again(self, me: Agent, belief: Distrusted) -> Steps | None:
+        """Ask after having been dealt with as one that is gone, if others rely on it."""
+        relied_on = belief.agent == me.name and any(me.capability(Bidder).dependants.values())
+        return self._ask_all(me) if relied_on else None
 
     @when(Gone, None)
     def others_back(self, me: Agent, gone: Gone) -> Steps | None:
