@@ -22,6 +22,7 @@ from phalanx.analytics.goodput import (
     GROWN,
     RESTORED,
     SERVED,
+    UNFAIR,
     Goodput,
 )
 from phalanx.analytics.group_rules import AMPLIFIED
@@ -189,18 +190,14 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
         hurt = goodput.hurt(look.now) and _strained(look, target, goodput, of)
         goes_on = known.since is not None and look.full
         # What began meanwhile does harm, and explains it for a while.
-        began = look.now if known.since is None else known.since
-        explained = known.since is not None and (not hurt or look.now < began + OTHERS_S)
-        goodput.first_asked = {
-            s: goodput.first_asked.get(s, look.now)
-            for s in ({*floods[target]} | ({*goodput.first_asked} if explained else set()))
-        }
-        early = {s: 0.0 for s, at in goodput.first_asked.items() if at < began}
-        before = (early if explained else {}) | goodput.asked_before()
+        explained = known.since is not None and (not hurt or look.now < known.since + OTHERS_S)
+        before = goodput.asked_before()
+        users = [of[s] for s in goodput.served if s in of]
+        each = sum(users) / max(1, len(users))  # who gets no more than they do gives way
         some = {
             source: f
             for source, f in floods[target].items()
-            if of[source] > SERVED * goodput.served.get(source, 0.0)
+            if of[source] > max(UNFAIR * each, SERVED * goodput.served.get(source, 0.0))
             if source in known.named
             or source not in before
             or not (explained or of[source] <= GROWN * before[source])

@@ -151,8 +151,6 @@ class Goodput(Struct):
     """Users that were seen before: whom a look shows for the first time may attack from now on."""
     asking: dict[str, float] = field(default_factory=dict)
     """Since when sources ask it for far more than a user does, look after look."""
-    first_asked: dict[str, float] = field(default_factory=dict)
-    """Since when they do, though an attack keeps them from it meanwhile."""
     askers: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=STEADY_LOOKS))
     """What those of them that came got in each of the last looks while nothing was wrong."""
     crowd: dict[str, float] = field(default_factory=dict)
