@@ -40,6 +40,8 @@ FAMILIAR_WEIGHT = 0.1
 FEW_KNOWN = 3
 """Fewer users that were seen before do not show whether others take service from them, unless
 these are all."""
+MOST = 0.5
+"""Share of a full link from which what came takes from users though they get but a little less."""
 UNHARMED = 0.95
 """Share of what they got, from which users who were always there show that nothing is taken."""
 LOST = 0.6
@@ -259,11 +261,13 @@ class Goodput(Struct):
         self.questions = look.questions is not None
         due, got = look.questions or (due_kb_s * self.count, got_kb_s * self.count)
         self.due, self.got = self.due + due, self.got + got
-        much = self._much_came(look)
+        came = self._came(look)
+        much = came >= CROWDED
         gone = self._vanished(look) if much else ()
         self._part(look, kept | dict.fromkeys(gone, 0.0), resigned_s, much=much)
         # Less than they did, or than they ask for where each question has its answer.
-        less = self.each_kb_s < RESTORED * usual_kb_s and self._of_the_same(those) < UNHARMED
+        least = UNHARMED if look.full and came >= MOST else RESTORED
+        less = self.each_kb_s < least * usual_kb_s and self._of_the_same(those) < UNHARMED
         doubt = much and (self.questions or less)
         self.doubts = self.doubts + 1 if doubt else 0
         self.low = self.low + 1 if share < look.least or self.doubts >= LONG_LOOKS else 0
@@ -353,10 +357,10 @@ class Goodput(Struct):
         came = self.came(look.now).union(self.crowd)
         return {s: kb_s for s, kb_s in look.got.items() if s not in came} or look.got
 
-    def _much_came(self, look: Look) -> bool:
-        """Whether much of what passes is new: UDP that nobody answers, or too many requests."""
+    def _came(self, look: Look) -> float:
+        """Return which share of what passes is new: UDP that nobody answers, and requests."""
         came = sum(kb_s for source, kb_s in look.one_way.items() if self.is_new(source, kb_s))
-        return came + look.asked_kb_s >= CROWDED * look.all_kb_s
+        return (came + look.asked_kb_s) / look.all_kb_s if look.all_kb_s else 0.0
 
     def _of_the_same(self, those: Mapping[str, float]) -> float:
         """Return what users who were always there get, as share of what they got; 0: nobody was.
