@@ -7,7 +7,7 @@ chance makes them. What each user gets counts, as who leaves takes nothing from 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from math import inf, sqrt
 from statistics import median
@@ -189,27 +189,29 @@ class Goodput(Struct):
         return {s for s, at in self.asking.items() if at > since and s not in self.served}
 
     def lacking(self, sent: Mapping[str, float]) -> bool:
-        """Whether some users got much less before, and of those who send, in KB/s, some still do.
+        """Whether users who got much less in the last look, and send on, in KB/s, still do.
 
-        Few who send hardly anything do so by chance.
+        Who just ends gets less in one look; of who sends hardly anything that is chance.
         """
-        there = [(sent[s], kb_s) for s, kb_s in self.served.items() if s in sent]
-        less = [
-            kb_s < BREACHED * due and _is_less(due * self.count, kb_s * self.count)
-            for kb_s, due in there
-        ]
-        return self.cut is not None and sum(less) >= max(1, min(FEW_KNOWN, len(less)))
+        there = [(sent[s], kb_s, s) for s, kb_s in self.served.items() if s in sent]
+        less = sum(
+            s in self.short
+            and kb_s < BREACHED * due
+            and _is_less(due * self.count, kb_s * self.count)
+            for kb_s, due, s in there
+        )
+        return self.cut is not None and less >= max(1, min(FEW_KNOWN, len(there)))
 
     def asked_before(self) -> dict[str, float]:
         """Return who asked for far more than a user does while nothing was wrong, with KB/s.
 
         What was seen in one look alone may have begun in it: that says nothing of how much.
         """
-        often = Counter(source for each in self.askers for source in each)
-        return {
-            source: max(e.get(source, 0.0) for e in self.askers) if count >= FEW_LOOKS else 0.0
-            for source, count in often.items()
-        }
+        sent: dict[str, list[float]] = {}
+        for look in self.askers:
+            for source, kb_s in look.items():
+                sent.setdefault(source, []).append(kb_s)
+        return {s: median(of) if len(of) >= FEW_LOOKS else 0.0 for s, of in sent.items()}
 
     def crowding(
         self, now: float, sent: Mapping[str, float], present: Container[str], link_kb_s: float
@@ -310,6 +312,9 @@ class Goodput(Struct):
             # Who comes to watch in the middle of an attack takes nothing for familiar yet.
             unsure = look.recent and len(self.usual) < LEARNED
             _learn(self.familiar, {} if unsure or look.full else self._stays(look))
+            for source in self.asking:  # who asks for ever more is a stranger again
+                if look.got.get(source, 0.0) > GROWN * self.served.get(source, inf):
+                    del self.served[source]
             came = {s: look.got[s] for s in self.came(look.now) if s in look.got}
             self.askers.append({} if unsure else came)
             stay = {s: at for s, at in came.items() if all(s in each for each in self.askers)}
