@@ -590,14 +590,9 @@ class Bidder(Configured, Capability):
         if last is not None and contract.stage is not ContractStage.OVER:
             content = last.content
             if isinstance(content, Result):  # what it stands by now
-                facts = tuple(self._as_now(me, fact) for fact in content.facts)
+                facts = tuple(_as_now(me, fact) for fact in content.facts)
                 content = Result(facts, self.signed(me, contract))
             me.tell(last.performative, contract.initiator, contract.conversation, content)
-
-    def _as_now(self, me: Agent, fact: Fact) -> Fact:
-        """Return what became of a measure of this agent: it may have ended since."""
-        ended = fact.holder == me.name and self.inventory.holder(fact.predicate) is None
-        return replace(fact, value=fact.value and not ended)
 
     # -- what is kept true ------------------------------------------------------------
 
@@ -738,3 +733,9 @@ def _still_in_force(
         del instance.measures[effect]
         return (Believe(effect, value=False),)
     return None
+
+
+def _as_now(me: Agent, fact: Fact) -> Fact:
+    """Return what became of what an agent keeps so: it may have ended since."""
+    ended = fact.holder == me.name and not me.beliefs.holds(fact.predicate)
+    return replace(fact, value=fact.value and not ended)
