@@ -623,11 +623,15 @@ def test_what_was_held_and_is_not_needed_is_released_before_the_work_begins(benc
     assert bench.said("y") == ["propose", "inform"]
 
 
-def test_what_it_is_asked_for_already_it_asks_others_for_once_that_is_decided(bench):
+@pytest.mark.parametrize("decided", [True, False], ids=["is decided", "ends with its initiator"])
+def test_what_it_is_asked_for_already_it_asks_others_for_once_that(bench, decided):
+    called = bench.now
     bench.offer("theirs")
     bench.carry_out(bench.agent.take_on(Adopt(LIMIT, 20), bench.now))
-    bench.at(bench.now + 1.0)
+    bench.at(called + 0.9 * bench.settings.deadline_s)
     assert not [m for m in bench.sent if m.performative is Performative.CFP]
-    bench.hear(Performative.REJECT, "theirs", Verdict("another bid was better"))
-    bench.at(bench.now + 2 * bench.settings.backoff_s)
+    if decided:
+        bench.hear(Performative.REJECT, "theirs", Verdict("another bid was better"))
+    bench.at(called + 2 * bench.settings.deadline_s)
+    assert bench.site.holds or decided, "the offer still stands: whoever waited for that waits long"
     assert [m for m in bench.sent if m.performative is Performative.CFP]

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from phalanx.auction.bidder import Bidder
-from phalanx.auction.contracts import NOTICE, RESTARTED
+from phalanx.auction.contracts import NOTICE, RESTARTED, ContractStage
 from phalanx.auction.delegations import Delegated, Delegations
 from phalanx.auction.initiator import (
     AuctionMemory,
@@ -180,13 +180,15 @@ class Auctioneer(Configured, Capability):
             Whether it is so then.
 
         """
-        contracts, waited = me.capability(Bidder).contracts, False
+        pause_s, waited = self.settings.deadline_s / 4, False  # a lost award is sent again in it
         while any(
-            each.call.goal.goal == goal.goal and each.initiator != me.name
-            for each in contracts.open()
+            each.call.goal.goal == goal.goal
+            and each.initiator != me.name
+            and (each.stage is ContractStage.WORKING or me.now <= each.deadline + pause_s)
+            for each in me.capability(Bidder).contracts.at()
         ):
             waited = True
-            yield Pause(self.settings.backoff_s)
+            yield Pause(pause_s)
         return waited and me.beliefs.satisfies(goal.goal)
 
     def _fulfilled(

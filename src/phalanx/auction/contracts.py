@@ -121,13 +121,9 @@ class Contracts:
         if len(self._ended) > MEMORY:
             del self._ended[next(iter(self._ended))]
 
-    def open(self) -> list[Contract]:
-        """Return the contracts that are not ended."""
-        return list(self._open.values())
-
     def at(self, *stages: ContractStage) -> list[Contract]:
-        """Return those that are not ended and have come to one of the ``stages``."""
-        return [contract for contract in self._open.values() if contract.stage in stages]
+        """Return those not ended that have come to one of the ``stages``; all if none is named."""
+        return [each for each in self._open.values() if not stages or each.stage in stages]
 
     def working(self) -> list[Contract]:
         """Return the contracts that are being worked on."""
