@@ -158,8 +158,8 @@ def crowd(
     take(goodput, [look(float(n), users, {}) for n in range(CALM)])
     sent = dict.fromkeys(users, users_get) | {f"c{number}": theirs for number in range(20)}
     for _ in range(2):
-        assert goodput.crowding(0.0, sent, {*users}, 1000.0) == ([], 0.0), "it may be chance"
-    return goodput.crowding(0.0, sent, {*users}, 1000.0)
+        assert goodput.crowding(0.0, sent, users, sent, 1000.0) == ([], 0.0), "it may be chance"
+    return goodput.crowding(0.0, sent, users, sent, 1000.0)
 
 
 def test_who_gives_users_no_way_is_found_with_what_they_leave() -> None:
@@ -173,6 +173,36 @@ def test_who_gives_users_no_way_is_found_with_what_they_leave() -> None:
 )
 def test_a_crowd_that_gives_way_or_takes_little_is_none(theirs: float, users_get: float) -> None:
     assert crowd(theirs, users_get) == ([], 0.0)
+
+
+@pytest.mark.parametrize(("give_way", "found"), [(8, []), (3, [f"c{n}" for n in range(20)])])
+def test_of_those_who_come_one_by_one_those_who_had_time_to_give_way_are_judged(
+    give_way: int, found: list[str]
+) -> None:
+    """Fewer of them are no crowd: sources that change their addresses come one by one, too."""
+    goodput = Goodput()
+    users = {f"u{number}": 100.0 for number in range(4)}
+    take(goodput, [look(float(n), users, {}) for n in range(CALM)])
+    stayed = {f"c{number}": 20.0 for number in range(give_way)}
+    came = {f"c{number}": 60.0 for number in range(give_way, 20)}
+    sent = dict.fromkeys(users, 20.0) | stayed | came
+    for _ in range(3):
+        crowding, _ = goodput.crowding(0.0, sent, users, {*users, *stayed}, 1000.0)
+    assert crowding == found
+
+
+@pytest.mark.parametrize("each", [60.0, 80.0])
+def test_connections_that_send_far_more_than_a_link_carries_give_no_way(each: float) -> None:
+    """Whoever uses it, and whether anybody is known who did before."""
+    goodput, flood = Goodput(), {f"c{number}": each for number in range(20)}
+    take(goodput, [look(float(n), flood, {}) for n in range(2)])
+    assert "c0" in goodput.served, "it is answered, and nobody else is"
+    sent, fresh = flood | {"u0": 10.0}, {f"u{number}": 100.0 for number in range(1, 10)}
+    found = [goodput.overrunning(0.0, sent | fresh, sent, 1000.0) for _ in range(3)]
+    assert found == [{}, {}, flood if each > 70 else {}], "who has just come is not counted"
+    assert ("c0" in goodput.served) is not bool(found[-1])
+    goodput.overrunning(0.0, {"u0": 10.0}, sent, 1000.0)
+    assert goodput.overrunning(0.0, sent, sent, 1000.0) == {}, "it takes looks in a row"
 
 
 def test_who_gave_users_no_way_is_no_user_for_fifteen_minutes() -> None:

@@ -154,3 +154,25 @@ def test_users_who_ask_for_much_and_came_before_a_flood_are_none_of_it(number: i
     events = run_plan(joined(number)).events
     assert not [source for source in named(events) if source.startswith(("10.1.", "10.2."))]
     assert late(events) > 0.85
+
+
+def early(number: int) -> Document:
+    """Return a flood that is there when users come; the watched link carries half of it or less."""
+    plan, rng = flood(number), random.Random(f"early/{number}")
+    users, hostile = plan["traffic"]
+    mb_s = rng.choice([2, 4, 8]) * plan["hosts"][0]["bandwidth_mb_s"]
+    plan["network"]["links"] = [link | {"bandwidth_mb_s": 100} for link in plan["network"]["links"]]
+    users |= {"start_s": round(rng.choice([0.0, rng.uniform(0, 10)]), 1)}
+    hostile |= {
+        "start_s": round(rng.uniform(0, 3), 1),
+        "demand_mb_s": round(mb_s / hostile["count"], 5),
+    }
+    return plan
+
+
+@pytest.mark.parametrize("number", sample(range(100), 10))
+def test_users_are_served_though_a_flood_was_there_before_them(number: int) -> None:
+    events = run_plan(early(number)).events
+    blocks = [event for event in events if not event.data.get("rate_mb_s")]
+    assert not [source for source in named(blocks) if source.startswith("10.1.")]
+    assert late(events) > 0.85

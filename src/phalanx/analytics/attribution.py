@@ -20,9 +20,11 @@ from phalanx.analytics.goodput import (
     AFTER_S,
     CROWDED,
     GROWN,
+    LEAST_REST,
     RESTORED,
     SERVED,
     UNFAIR,
+    UNFAIR_LOOKS,
     Goodput,
 )
 from phalanx.analytics.group_rules import AMPLIFIED
@@ -108,6 +110,8 @@ class LinkLook:
         self.rate_kb_s, self.bandwidth_kb_s = sample.rate_mb_s * 1e3, sample.bandwidth_mb_s * 1e3
         self.full = sample.rate_mb_s >= BUSY * sample.bandwidth_mb_s
         """Whether little of the link is free."""
+        self.stayed = {flow.source for flow in looks[-UNFAIR_LOOKS:][0].flows}
+        """Who was there some looks ago, and had time to give way."""
         self.all_kb_s = sum(flow.octets for flow in self.flows) / self.seconds / 1e3
         self.one_way = _one_way(self.flows)
         """UDP that nobody answers."""
@@ -187,7 +191,13 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
         goodput = known.goodput
         first = look.now if goodput.usual else -inf  # who is there already is none who came
         goodput.asking = {s: goodput.asking.get(s, first) for s in floods[target]}
-        hurt = goodput.hurt(look.now) and _strained(look, target, goodput, of)
+        lacks = _unanswered(look, target)
+        # Users may just rest, or ask for less; or a link that others do not use carries less.
+        strained = look.full or lacks or goodput.lacking(of)
+        hurt = goodput.hurt(look.now) and strained
+        connected = (f for f in look.flows if f.established and f.target == target)
+        theirs = look.sent(connected).get(target, {}) if look.full and lacks else {}
+        goodput.overrun = goodput.overrunning(look.now, theirs, look.stayed, look.bandwidth_kb_s)
         goes_on = known.since is not None and look.full
         # What began meanwhile does harm, and explains it for a while.
         explained = known.since is not None and (not hurt or look.now < known.since + OTHERS_S)
@@ -197,11 +207,13 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
         some = {
             source: f
             for source, f in floods[target].items()
-            if of[source] > max(UNFAIR * each, SERVED * goodput.served.get(source, 0.0))
+            if source not in goodput.overrun
+            and of[source] > max(UNFAIR * each, SERVED * goodput.served.get(source, 0.0))
             if source in known.named
             or source not in before
             or not (explained or of[source] <= GROWN * before[source])
         }
+        found += [f for source, f in floods[target].items() if source in goodput.overrun]
         if sum(of[source] for source in some) >= CROWDED * look.all_kb_s and (goes_on or hurt):
             found += [
                 f
@@ -229,45 +241,37 @@ def _much_asked(look: LinkLook, targets: Targets) -> dict[str, dict[str, Finding
     return floods
 
 
-def _strained(look: LinkLook, target: str, goodput: Goodput, sent: Mapping[str, float]) -> bool:
-    """Whether requests can do harm: users may just rest, or ask for less.
-
-    They fill the link, or do not get their answers; or users who are there get less, of whom a
-    link that others do not use may carry less.
-    """
+def _unanswered(look: LinkLook, target: str) -> bool:
+    """Whether too many requests do not get their answers."""
     flows = [f for f in look.flows if f.target == target and f.protocol == "tcp"]
-    asked = sum(flow.syn for flow in flows)
     lack = sum(max(0, flow.syn - flow.answered) for flow in flows)
-    return look.full or lack > LACKS * asked or goodput.lacking(sent)
+    return lack > LACKS * sum(flow.syn for flow in flows)
 
 
 def crowding(
     look: LinkLook, targets: Targets, convicted: Container[Pair]
-) -> tuple[list[Finding], dict[str, float]]:
+) -> tuple[dict[Pair, Finding], dict[str, float]]:
     """Return who came and crowds users out of a full link, and what is left for them, in MB/s.
 
     Each of them asks as a user does; but users give way to each other, and they do not.
     """
-    found: list[Finding] = []
+    found: dict[Pair, Finding] = {}
     rests: dict[str, float] = {}
-    hurt = {}
     for target in look.targets:
-        goodput = targets[target].goodput
-        if look.full and goodput.hurt(look.now):
-            hurt[target] = goodput
-        else:
+        goodput, link_kb_s = targets[target].goodput, look.bandwidth_kb_s
+        of = {s: kb_s for s, kb_s in goodput.overrun.items() if (s, target) not in convicted}
+        came, rest_kb_s = list(of), LEAST_REST * link_kb_s
+        if not came and look.full and goodput.hurt(look.now):
+            tcp = (f for f in look.flows if f.protocol == "tcp" and f.target == target)
+            of = look.sent(f for f in tcp if (f.source, target) not in convicted).get(target, {})
+            present = {flow.source for each in look.looks for flow in each.flows}
+            came, rest_kb_s = goodput.crowding(look.now, of, present, look.stayed, link_kb_s)
+        elif not came:
             goodput.unfair = 0
-    if not hurt:
-        return found, rests
-    tcp = (f for f in look.flows if f.protocol == "tcp" and f.target in hurt)
-    sent = look.sent(f for f in tcp if (f.source, f.target) not in convicted)
-    present = {flow.source for each in look.looks for flow in each.flows}
-    for target, goodput in hurt.items():
-        of = sent.get(target, {})
-        came, rest_kb_s = goodput.crowding(look.now, of, present, look.bandwidth_kb_s)
         why = f"one of {len(came)} that came and give no way to users of a full link"
-        evidence = ((s, {"kb_s": round(of[s], 3)}) for s in came)
-        found += [Finding(HTTP_FLOOD, target, s, 1.0, why, each) for s, each in evidence]
+        for source in came:
+            evidence = {"kb_s": round(of[source], 3)}
+            found[source, target] = Finding(HTTP_FLOOD, target, source, 1.0, why, evidence)
         rests[target] = rest_kb_s / 1e3
     return found, rests
 

@@ -57,6 +57,8 @@ UNFAIR, UNFAIR_LOOKS = 1.4, 3
 many times what users do who want more, for so many looks, does not give way: users who get less
 than half of what they did. Those who want little get a larger part of it than who wants much, and
 less of the link: so it takes three times as much there."""
+STAYED = 0.25
+"""Share of those who came that is judged alone, having been there for so long."""
 CROWD_S = 900.0
 """So long those are none of the users."""
 USED, LEAST_REST = 0.9, 0.05
@@ -155,10 +157,14 @@ class Goodput(Struct):
     """Since when sources ask it for far more than a user does, look after look."""
     askers: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=STEADY_LOOKS))
     """What those of them that came got in each of the last looks while nothing was wrong."""
+    overrun: dict[str, float] = field(default_factory=dict)
+    """Whose connections gave no way in the last look, with what they sent, in KB/s."""
     crowd: dict[str, float] = field(default_factory=dict)
     """Who came and did not give way to users of a full link, with when that was seen last."""
     unfair: int = 0
     """Looks in a row in which there were such."""
+    overruns: int = 0
+    """Looks in a row in which connections sent far more than the link carries."""
     thin: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_LOOKS))
     """What those lacked that got much less, as share of what all got, in the last looks while
     nothing was wrong."""
@@ -213,8 +219,41 @@ class Goodput(Struct):
                 sent.setdefault(source, []).append(kb_s)
         return {s: median(of) if len(of) >= FEW_LOOKS else 0.0 for s, of in sent.items()}
 
+    def overrunning(
+        self, now: float, sent: Mapping[str, float], stayed: Container[str], link_kb_s: float
+    ) -> dict[str, float]:
+        """Return whose connections send far more than the link carries and give no way, in KB/s.
+
+        That takes no knowledge of users: who gives way to a full link sends little more than fits.
+
+        Args:
+            now: time in seconds.
+            sent: what the connections of each source send, in KB/s.
+            stayed: who was there ``UNFAIR_LOOKS`` ago: who came since had no time to give way.
+            link_kb_s: bandwidth of the link.
+
+        """
+        steady = {s: kb_s for s, kb_s in sent.items() if s in stayed}
+        over = sum(steady.values()) > UNFAIR * link_kb_s
+        self.overruns = self.overruns + 1 if over else 0
+        if self.overruns < UNFAIR_LOOKS:
+            return {}
+        least_kb_s = UNFAIR * link_kb_s / len(sent)  # what others leave of it included
+        found = {s: kb_s for s, kb_s in steady.items() if kb_s > least_kb_s}
+        if any(s in self.served for s in found):  # they were there before its users were known
+            self.served = {s: kb_s for s, kb_s in self.served.items() if s not in found}
+            for kept in self.usual, self.lately, self.calm, self.there:
+                kept.clear()
+        self._crowd(found, now)
+        return found
+
     def crowding(
-        self, now: float, sent: Mapping[str, float], present: Container[str], link_kb_s: float
+        self,
+        now: float,
+        sent: Mapping[str, float],
+        present: Container[str],
+        stayed: Container[str],
+        link_kb_s: float,
     ) -> tuple[list[str], float]:
         """Return who came and crowds users out of a full link, and the KB/s that these leave.
 
@@ -222,23 +261,34 @@ class Goodput(Struct):
             now: time in seconds.
             sent: what each source sends, in KB/s.
             present: who was there lately.
+            stayed: who was there ``UNFAIR_LOOKS`` ago.
             link_kb_s: bandwidth of the link.
 
         """
-        came = {s for s in sent if s in self.crowd or sent[s] > SERVED * self.served.get(s, 0.0)}
+        came = {
+            s: kb_s
+            for s, kb_s in sent.items()
+            if s in self.crowd or kb_s > SERVED * self.served.get(s, 0.0)
+        }
         users = [s for s in self.served if s in present and s not in came]
         wanted, send = (sum(of.get(s, 0.0) for s in users) for of in (self.served, sent))
-        theirs = sum(sent[s] for s in sent if s in came)
+        judged = [kb_s for s, kb_s in came.items() if s in stayed]
+        if len(judged) < STAYED * len(came):
+            judged = list(came.values())
         times = UNFAIR if send < wanted / 2 else 3 * UNFAIR
-        unfair = theirs * len(users) > times * send * len(came) and send < RESTORED * wanted
-        self.unfair = self.unfair + 1 if unfair and theirs >= CROWDED * link_kb_s else 0
+        unfair = sum(judged) * len(users) > times * send * len(judged) and send < RESTORED * wanted
+        much = sum(came.values()) >= CROWDED * link_kb_s
+        self.unfair = self.unfair + 1 if unfair and much else 0
         if self.unfair < UNFAIR_LOOKS:
             return [], 0.0
-        crowd = [s for s in sent if s in came]
-        for source in crowd:  # the eldest first
+        self._crowd(came, now)
+        return list(came), max(USED * link_kb_s - wanted, LEAST_REST * link_kb_s)
+
+    def _crowd(self, sources: Iterable[str], now: float) -> None:
+        """Take sources for none of the users for a while; the eldest come first."""
+        for source in sources:
             self.crowd.pop(source, None)
             self.crowd[source] = now
-        return crowd, max(USED * link_kb_s - wanted, LEAST_REST * link_kb_s)
 
     def see(self, look: Look, resigned_s: float) -> None:
         """Compare what users get with what is usual; note since when it is much less.

@@ -201,8 +201,7 @@ class ServiceMonitor(Capability):
         findings = attribution.harmful(look, findings, self._targets, self._hostile())
         findings += attribution.asking(look, self._targets)
         convicted = self._convicted(me, look, findings)
-        crowding, rests = attribution.crowding(look, self._targets, convicted)
-        crowd = {(f.source or "", f.target): f for f in crowding}
+        crowd, rests = attribution.crowding(look, self._targets, convicted)
         either = convicted | crowd
         pairs = yield from not_allowed(me, either)
         spared = {target for _, target in either} - {target for _, target in pairs}
