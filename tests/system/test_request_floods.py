@@ -11,6 +11,8 @@ from phalanx.domain.events import Event
 from tests.nightly import sample
 
 END_S, LATE_S = 150.0, 30.0
+OTHERS = ["syn-flood", "ack-flood", "udp-flood", "icmp-flood", "dns-reflection", "slow-http"]
+"""Floods of other kinds."""
 
 
 def flood(number: int) -> Document:
@@ -140,8 +142,7 @@ def joined(number: int) -> Document:
         "start_s": begins,
         "spread_s": round(rng.uniform(0, 6), 1),
     }
-    kinds = ["syn-flood", "ack-flood", "udp-flood", "icmp-flood", "dns-reflection", "slow-http"]
-    hostile |= {"profile": rng.choice(kinds), "start_s": round(begins + rng.uniform(12, 60), 1)}
+    hostile |= {"profile": rng.choice(OTHERS), "start_s": round(begins + rng.uniform(12, 60), 1)}
     hostile.pop("adapt", None)
     if hostile["profile"] == "slow-http":
         hostile |= {"demand_mb_s": 0.001, "count": 8}
@@ -175,4 +176,24 @@ def test_users_are_served_though_a_flood_was_there_before_them(number: int) -> N
     events = run_plan(early(number)).events
     blocks = [event for event in events if not event.data.get("rate_mb_s")]
     assert not [source for source in named(blocks) if source.startswith("10.1.")]
+    assert late(events) > 0.85
+
+
+def unknown(number: int) -> Document:
+    """Return a service whose users ask for much, and are hardly known when it is attacked."""
+    plan, rng = flood(number), random.Random(f"unknown/{number}")
+    users, hostile = plan["traffic"]
+    mb_s, count = plan["hosts"][0]["bandwidth_mb_s"], rng.randint(2, 20)
+    users |= {"count": count, "demand_mb_s": round(rng.uniform(0.15, 0.5) * mb_s / count, 5)}
+    hostile |= {"profile": rng.choice(OTHERS), "start_s": round(rng.uniform(0, 4), 1)}
+    hostile.pop("adapt", None)
+    if hostile["profile"] == "slow-http":
+        hostile |= {"demand_mb_s": 0.001, "count": 8}
+    return plan
+
+
+@pytest.mark.parametrize("number", sample(range(100), 10))
+def test_users_who_ask_for_much_are_none_of_a_flood_that_comes_with_them(number: int) -> None:
+    events = run_plan(unknown(number)).events
+    assert not [source for source in named(events) if source.startswith("10.1.")]
     assert late(events) > 0.85

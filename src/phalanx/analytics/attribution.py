@@ -210,8 +210,8 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
             if source not in goodput.overrun
             and of[source] > max(UNFAIR * each, SERVED * goodput.served.get(source, 0.0))
             if source in known.named
-            or source not in before
-            or not (explained or of[source] <= GROWN * before[source])
+            or (source not in before and goodput.asking[source] > -inf)
+            or not (explained or of[source] <= GROWN * before.get(source, 0.0))
         }
         found += [f for source, f in floods[target].items() if source in goodput.overrun]
         if sum(of[source] for source in some) >= CROWDED * look.all_kb_s and (goes_on or hurt):
