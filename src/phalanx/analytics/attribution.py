@@ -189,7 +189,8 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
     for target in {**dict.fromkeys(look.targets), **sent}:
         known, of = targets[target], sent.get(target, {})
         goodput = known.goodput
-        first = look.now if goodput.usual else -inf  # who is there already is none who came
+        begun = goodput.usual or known.since is not None
+        first = look.now if begun else -inf  # who is there already is none who came
         goodput.asking = {s: goodput.asking.get(s, first) for s in floods[target]}
         lacks = _unanswered(look, target)
         # Users may just rest, or ask for less; or a link that others do not use carries less.

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable, Mapping
+from heapq import nlargest
 from math import inf, sqrt
+from operator import itemgetter
 from statistics import median
 
 from msgspec import Struct, field
@@ -335,6 +337,16 @@ class Goodput(Struct):
             self.less = self.less or look.now
         elif self.suffers is None and median(self.lately) >= RESTORED * usual_kb_s:
             self.less = None
+
+    def most(self, count: int) -> tuple[tuple[str, float], ...]:
+        """Return so many of its users, those that get most, with how much, in KB/s."""
+        return tuple(nlargest(count, self.served.items(), key=itemgetter(1)))
+
+    def recall(self, usual: Iterable[float], served: Mapping[str, float]) -> None:
+        """Go on with what an earlier life of the agent knew, in KB/s."""
+        self.usual.extend(usual)
+        self.served |= served
+        self.met |= dict.fromkeys(served)
 
     def resign(self) -> None:
         """Take what users got lately for usual."""

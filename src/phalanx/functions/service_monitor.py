@@ -23,7 +23,7 @@ from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
 from phalanx.analytics.goodput import AFTER_S, FEW_LOOKS, Look
 from phalanx.auction.outlook import Outlook
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, hears, plan
+from phalanx.bdi.capability import Capability, hears, plan, recalls, remembers
 from phalanx.bdi.goals import GoalInstance
 from phalanx.bdi.steps import Act, Adopt, Believe, Body, Forget, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.measures import PROTECT, not_allowed
@@ -51,6 +51,8 @@ MANY_OPEN = 20
 """Connections of a link below which none of its sources is certain to hold too many."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
+MOST_REMEMBERED, REMEMBER_S = 200, 10.0
+"""Users of a target that are remembered beyond a crash, and how old that may be."""
 SAMPLES = 60
 """Samples of a link that are kept for detectors."""
 
@@ -93,6 +95,22 @@ class _Link(Struct):
     """Whether somebody asked for many things in the last look, and got none."""
 
 
+class TargetMemory(Struct, frozen=True):
+    """What is remembered of the users of one address beyond a crash."""
+
+    target: str
+    usual: tuple[float, ...]
+    """What one of them got in the last looks while nothing was wrong, in KB/s."""
+    served: tuple[tuple[str, float], ...]
+    """Those that get most, with how much."""
+
+
+class WatchMemory(Struct, frozen=True):
+    """What a watch remembers."""
+
+    targets: tuple[TargetMemory, ...]
+
+
 class ServiceMonitor(Capability):
     """Watches links by what their users get; says which sources attack which address."""
 
@@ -116,6 +134,8 @@ class ServiceMonitor(Capability):
         self._targets: defaultdict[str, _Target] = defaultdict(_Target)
         self._offenders: OrderedDict[Pair, float] = OrderedDict()
         """(source, target) of what was convicted, with when it was seen last; the eldest first."""
+        self._kept = -REMEMBER_S
+        """When what is usual was remembered last."""
 
     @hears(AttackReport)
     def heard_report(self, me: Agent, message: Message) -> None:
@@ -125,6 +145,22 @@ class ServiceMonitor(Capability):
         if report.sources and not watched:
             self._remember(me, [(source, report.target) for source in report.sources])
             self._targets[report.target].attacked = me.now
+
+    @remembers(WatchMemory)
+    def remember(self, me: Agent) -> WatchMemory | None:  # noqa: ARG002  # all is its own
+        """Return what is usual: in the middle of an attack that cannot be learnt again."""
+        kept = tuple(
+            TargetMemory(target, tuple(known.goodput.usual), known.goodput.most(MOST_REMEMBERED))
+            for target, known in self._targets.items()
+            if known.goodput.usual
+        )
+        return WatchMemory(kept) if kept else None
+
+    @recalls
+    def recall(self, me: Agent, part: WatchMemory | None, shift: float) -> None:  # noqa: ARG002
+        """Go on with what was usual."""
+        for kept in part.targets if part is not None else ():
+            self._targets[kept.target].goodput.recall(kept.usual, dict(kept.served))
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -233,6 +269,8 @@ class ServiceMonitor(Capability):
             held, rest_mb_s = {s for s, to in crowd if to == target}, rests.get(target, 0.0)
             yield from self._attacked(me, goal, look, target, sources, kinds, held, rest_mb_s)
         yield from self._service(me, seen, look, convicted, attacked.keys() | spared)
+        if me.now - self._kept >= REMEMBER_S:
+            self._kept, me.changes = me.now, me.changes + 1
 
     def _examine(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
