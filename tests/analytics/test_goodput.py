@@ -227,3 +227,19 @@ def test_much_that_grows_is_not_familiar_though_users_are_served_beside_it() -> 
         take(goodput, (look(float(at), users, one_way) for at, one_way in enumerate(come)))
     assert grows.is_new("s", 3_000.0)
     assert not stays.is_new("s", 500.0)
+
+
+def test_who_got_most_is_known_again_with_what_is_usual() -> None:
+    goodput, again = Goodput(), Goodput()
+    users = {f"u{number}": float(number) for number in range(1, 301)}
+    take(goodput, [look(float(n), users, {}) for n in range(CALM)])
+    most = goodput.most(200)
+    assert {source for source, _ in most} == {f"u{number}" for number in range(101, 301)}
+    again.recall(goodput.usual, dict(most))
+    assert again.usual_kb_s == goodput.usual_kb_s
+    few = {f"u{number}": 1.0 for number in range(101, 301)} | {"flood": 5_000.0}
+    again.asking = {"flood": 20.0, "u300": -1e9}
+    take(again, [look(20.0 + n, few, {}) for n in range(3)])
+    assert again.hurt(23.0), "the flood is none of the users"
+    assert "flood" not in again.served
+    assert "u300" in again.served

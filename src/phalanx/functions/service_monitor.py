@@ -152,7 +152,7 @@ class ServiceMonitor(Capability):
         kept = tuple(
             TargetMemory(target, tuple(known.goodput.usual), known.goodput.most(MOST_REMEMBERED))
             for target, known in self._targets.items()
-            if known.goodput.usual
+            if known.goodput.served  # not of what was only sent to
         )
         return WatchMemory(kept) if kept else None
 
