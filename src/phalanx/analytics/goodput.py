@@ -240,7 +240,7 @@ class Goodput(Struct):
         self.overruns = self.overruns + 1 if over else 0
         if self.overruns < UNFAIR_LOOKS:
             return {}
-        least_kb_s = UNFAIR * link_kb_s / len(sent)  # what others leave of it included
+        least_kb_s = UNFAIR * link_kb_s / len(sent)  # more than an equal share: some send that
         found = {s: kb_s for s, kb_s in steady.items() if kb_s > least_kb_s}
         if any(s in self.served for s in found):  # they were there before its users were known
             self.served = {s: kb_s for s, kb_s in self.served.items() if s not in found}
