@@ -50,6 +50,8 @@ ASKING_LOOKS = 1, 2, 4
 """So many of the last looks are counted together: little more than a user does shows in several."""
 LACKS = 0.05
 """Share of the connections without an answer from which a service is slow."""
+SHORT_S = 0.5
+"""What users send in a shorter look is a burst, and no rate."""
 RUSH = 3.0
 """... or at once if it asks for so many times what is too much."""
 OTHERS_S = 10.0
@@ -308,6 +310,7 @@ def strangers(
     packets = Counter[str]()
     for one in vain:
         packets[one.target] += one.packets
+    part = min(1.0, look.seconds / SHORT_S)
     for target in every:
         known, many = targets[target], steady.get(target, {})
         sent = every[target] if target in hurt else many
@@ -321,7 +324,7 @@ def strangers(
             # Of forged sources each sends a packet or two.
             for source, kb_s in sent.items()
             if known.goodput.is_new(source, kb_s)
-            and many.get(source, 0.0) > SERVED * known.goodput.served.get(source, -1.0)
+            and many.get(source, 0.0) * part > SERVED * known.goodput.served.get(source, -1.0)
             and (source, target) not in convicted
         }
         # Of a client that waits for its first answer others do not make one of a swarm.
