@@ -78,6 +78,19 @@ def named(events: Sequence[Event]) -> set[str]:
     return {source for data in applied for source in data.get("sources", ())}
 
 
+def blocked(events: Sequence[Event]) -> set[str]:
+    """Return the sources that are blocked, and not just held to less."""
+    return named([event for event in events if not event.data.get("rate_mb_s")])
+
+
+def of_another_kind(hostile: Document, rng: random.Random) -> None:
+    """Make a flood of requests one of another kind."""
+    hostile["profile"] = rng.choice(OTHERS)
+    hostile.pop("adapt", None)
+    if hostile["profile"] == "slow-http":
+        hostile |= {"demand_mb_s": 0.001, "count": 8}
+
+
 def late(events: Sequence[Event]) -> float:
     """Return which share of what users want they get late in the attack."""
     samples = [e.data for e in events if e.kind == "network.sample" and e.time > END_S - LATE_S]
@@ -91,8 +104,7 @@ def late(events: Sequence[Event]) -> float:
 @pytest.mark.parametrize("number", sample(range(100), 20))
 def test_users_are_served_beside_a_flood_of_requests_and_none_is_blocked(number: int) -> None:
     events = run_plan(flood(number)).events
-    blocks = [event for event in events if not event.data.get("rate_mb_s")]
-    assert not [source for source in named(blocks) if source.startswith("10.1.")]
+    assert not [source for source in blocked(events) if source.startswith("10.1.")]
     assert late(events) > 0.85
 
 
@@ -142,10 +154,8 @@ def joined(number: int) -> Document:
         "start_s": begins,
         "spread_s": round(rng.uniform(0, 6), 1),
     }
-    hostile |= {"profile": rng.choice(OTHERS), "start_s": round(begins + rng.uniform(12, 60), 1)}
-    hostile.pop("adapt", None)
-    if hostile["profile"] == "slow-http":
-        hostile |= {"demand_mb_s": 0.001, "count": 8}
+    of_another_kind(hostile, rng)
+    hostile["start_s"] = round(begins + rng.uniform(12, 60), 1)
     plan["traffic"] = [users | {"demand_mb_s": users["demand_mb_s"] / 4}, others, hostile]
     return plan
 
@@ -174,8 +184,7 @@ def early(number: int) -> Document:
 @pytest.mark.parametrize("number", sample(range(100), 20))
 def test_users_are_served_though_a_flood_was_there_before_them(number: int) -> None:
     events = run_plan(early(number)).events
-    blocks = [event for event in events if not event.data.get("rate_mb_s")]
-    assert not [source for source in named(blocks) if source.startswith("10.1.")]
+    assert not [source for source in blocked(events) if source.startswith("10.1.")]
     assert late(events) > 0.85
 
 
@@ -185,10 +194,8 @@ def unknown(number: int) -> Document:
     users, hostile = plan["traffic"]
     mb_s, count = plan["hosts"][0]["bandwidth_mb_s"], rng.randint(2, 20)
     users |= {"count": count, "demand_mb_s": round(rng.uniform(0.15, 0.5) * mb_s / count, 5)}
-    hostile |= {"profile": rng.choice(OTHERS), "start_s": round(rng.uniform(0, 4), 1)}
-    hostile.pop("adapt", None)
-    if hostile["profile"] == "slow-http":
-        hostile |= {"demand_mb_s": 0.001, "count": 8}
+    of_another_kind(hostile, rng)
+    hostile["start_s"] = round(rng.uniform(0, 4), 1)
     return plan
 
 
@@ -218,6 +225,5 @@ def restarted(number: int) -> Document:
 @pytest.mark.parametrize("number", sample([n for n in range(6, 106) if n not in (16, 92)], 12))
 def test_a_watch_that_is_started_anew_knows_what_was_usual(number: int) -> None:
     events = run_plan(restarted(number)).events
-    blocks = [event for event in events if not event.data.get("rate_mb_s")]
-    assert not [source for source in named(blocks) if source.startswith("10.1.")]
+    assert not [source for source in blocked(events) if source.startswith("10.1.")]
     assert late(events) > 0.85

@@ -187,19 +187,18 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
     go on: users who got nothing for a while ask for all of that once they can.
     """
     found: list[Finding] = []
-    sent, floods = look.sent(look.flows), _much_asked(look, targets)
+    sent, floods, lacks = look.sent(look.flows), _much_asked(look, targets), _unanswered(look)
+    connected = look.sent(f for f in look.flows if f.established) if look.full else {}
     for target in {**dict.fromkeys(look.targets), **sent}:
         known, of = targets[target], sent.get(target, {})
         goodput = known.goodput
         begun = goodput.usual or known.since is not None
         first = look.now if begun else -inf  # who is there already is none who came
         goodput.asking = {s: goodput.asking.get(s, first) for s in floods[target]}
-        lacks = _unanswered(look, target)
         # Users may just rest, or ask for less; or a link that others do not use carries less.
-        strained = look.full or lacks or goodput.lacking(of)
+        strained = look.full or target in lacks or goodput.lacking(of)
         hurt = goodput.hurt(look.now) and strained
-        connected = (f for f in look.flows if f.established and f.target == target)
-        theirs = look.sent(connected).get(target, {}) if look.full and lacks else {}
+        theirs = connected.get(target, {}) if target in lacks else {}
         goodput.overrun = goodput.overrunning(look.now, theirs, look.stayed, look.bandwidth_kb_s)
         goes_on = known.since is not None and look.full
         # What began meanwhile does harm, and explains it for a while.
@@ -244,11 +243,14 @@ def _much_asked(look: LinkLook, targets: Targets) -> dict[str, dict[str, Finding
     return floods
 
 
-def _unanswered(look: LinkLook, target: str) -> bool:
-    """Whether too many requests do not get their answers."""
-    flows = [f for f in look.flows if f.target == target and f.protocol == "tcp"]
-    lack = sum(max(0, flow.syn - flow.answered) for flow in flows)
-    return lack > LACKS * sum(flow.syn for flow in flows)
+def _unanswered(look: LinkLook) -> set[str]:
+    """Return the targets of which too many requests do not get their answers."""
+    asked, lack = Counter[str](), Counter[str]()
+    for flow in look.flows:
+        if flow.protocol == "tcp":
+            asked[flow.target] += flow.syn
+            lack[flow.target] += max(0, flow.syn - flow.answered)
+    return {target for target in asked if lack[target] > LACKS * asked[target]}
 
 
 def crowding(
@@ -260,14 +262,16 @@ def crowding(
     """
     found: dict[Pair, Finding] = {}
     rests: dict[str, float] = {}
+    looks = look.looks if look.full else ()
+    present = {flow.source for each in looks for flow in each.flows}
+    tcp = (f for f in look.flows if look.full and f.protocol == "tcp")
+    sent = look.sent(f for f in tcp if (f.source, f.target) not in convicted)
     for target in look.targets:
         goodput, link_kb_s = targets[target].goodput, look.bandwidth_kb_s
         of = {s: kb_s for s, kb_s in goodput.overrun.items() if (s, target) not in convicted}
         came, rest_kb_s = list(of), LEAST_REST * link_kb_s
         if not came and look.full and goodput.hurt(look.now):
-            tcp = (f for f in look.flows if f.protocol == "tcp" and f.target == target)
-            of = look.sent(f for f in tcp if (f.source, target) not in convicted).get(target, {})
-            present = {flow.source for each in look.looks for flow in each.flows}
+            of = sent.get(target, {})
             came, rest_kb_s = goodput.crowding(look.now, of, present, look.stayed, link_kb_s)
         elif not came:
             goodput.unfair = 0
