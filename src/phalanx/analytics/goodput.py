@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from heapq import nlargest
+from itertools import islice
 from math import inf, sqrt
 from operator import itemgetter
 from statistics import median
@@ -246,7 +247,7 @@ class Goodput(Struct):
             self.served = {s: kb_s for s, kb_s in self.served.items() if s not in found}
             for kept in self.usual, self.lately, self.calm, self.there:
                 kept.clear()
-        self._crowd(found, now)
+        self.exclude(found, now)
         return found
 
     def crowding(
@@ -283,10 +284,10 @@ class Goodput(Struct):
         self.unfair = self.unfair + 1 if unfair and much else 0
         if self.unfair < UNFAIR_LOOKS:
             return [], 0.0
-        self._crowd(came, now)
+        self.exclude(came, now)
         return list(came), max(USED * link_kb_s - wanted, LEAST_REST * link_kb_s)
 
-    def _crowd(self, sources: Iterable[str], now: float) -> None:
+    def exclude(self, sources: Iterable[str], now: float) -> None:
         """Take sources for none of the users for a while; the eldest come first."""
         for source in sources:
             self.crowd.pop(source, None)
@@ -342,11 +343,11 @@ class Goodput(Struct):
         """Return so many of its users, those that get most, with how much, in KB/s."""
         return tuple(nlargest(count, self.served.items(), key=itemgetter(1)))
 
-    def recall(self, usual: Iterable[float], served: Mapping[str, float]) -> None:
-        """Go on with what an earlier life of the agent knew, in KB/s."""
-        self.usual.extend(usual)
-        self.served |= served
-        self.met |= dict.fromkeys(served)
+    def recall(self, usual: Iterable[float], served: Iterable[tuple[str, float]]) -> None:
+        """Go on with what an earlier life of the agent, or another agent, knew, in KB/s."""
+        self.usual = deque(usual, USUAL_LOOKS)
+        self.served = dict(islice(served, MOST_SOURCES))
+        self.met |= dict.fromkeys(self.served)
 
     def resign(self) -> None:
         """Take what users got lately for usual."""
@@ -482,8 +483,9 @@ class Goodput(Struct):
         if self.cut is None or look.now - self.cut > resigned_s:
             self.cut = None
             if self.suffers is None and not (look.explained or much):
-                # What soon ends was chance, as well.
-                self.thin.extend([*self.gaps, share] if len(self.gaps) < LEARNED else [share])
+                # What soon ends was chance, as well, if it was no attack.
+                chance = len(self.gaps) < LEARNED and not look.recent
+                self.thin.extend([*self.gaps, share] if chance else [share])
             self.gaps = []
         else:
             self.gaps.append(share)

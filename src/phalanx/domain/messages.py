@@ -249,6 +249,19 @@ class AttackReport(Struct, frozen=True, tag=True):
     """Sources of UDP that its users were served beside, and that are not among the ``sources``."""
 
 
+class UsualService(Struct, frozen=True, tag=True):
+    """Content of an inform: what users of an address get while nothing is wrong.
+
+    Who takes over the watch in the middle of an attack could not learn it any more.
+    """
+
+    target: str
+    usual: tuple[float, ...]
+    """What one of them got in the last looks, in KB/s."""
+    served: tuple[tuple[str, float], ...]
+    """Those that get most, with how much."""
+
+
 class PassedGoal(Struct, frozen=True, tag=True):
     """Content of a request: see to this, which the sender alone cannot or may not.
 
@@ -348,6 +361,7 @@ Content = (
     | Query
     | Inventory
     | AttackReport
+    | UsualService
     | PassedGoal
     | Insight
     | ActionClaim

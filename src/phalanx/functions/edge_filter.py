@@ -43,6 +43,7 @@ from phalanx.analytics.source_rules import (
     unanswered_flood,
 )
 from phalanx.analytics.statistics import wilson
+from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.outlook import Gone, Left, Outlook
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, plan, when
@@ -80,6 +81,7 @@ from phalanx.domain.predicates import (
     ClaimHeld,
     EntryScreened,
     LinkScreened,
+    Monitored,
     Quiet,
     Threat,
 )
@@ -146,7 +148,7 @@ class _Heard(Struct):
     over_udp: bool = False
     """Whether the target answers others over UDP."""
     crowd: frozenset[str] = frozenset()
-    """Who came and crowds its users out, as this agent itself found."""
+    """Who came and crowds its users out, as this agent found, or who watches for it."""
     rest_mb_s: float = 0.0
     """What those may have together."""
     usual: frozenset[str] = frozenset()
@@ -209,7 +211,8 @@ class EdgeFilter(Capability):
             me.call_at(me.now + STALE_S, partial(self._give_up, me, report.target))
         sources, shared = frozenset(report.sources[:MOST_SOURCES]), frozenset(report.shared)
         kinds, over_udp = frozenset(report.kinds), report.over_udp
-        own = message.sender == me.name  # by the word of others nobody is held to anything
+        # By the word of others, but for who watches for this agent, nobody is held to anything.
+        own = message.sender == me.name or _watches_for(me, message.sender)
         crowd, rest_mb_s = frozenset(report.crowd if own else ()), report.rest_mb_s
         usual = frozenset(report.usual[:MOST_SOURCES])
         if heard is not None and me.now - heard.at < FRESH_S:
@@ -687,6 +690,13 @@ def _rules(
     for port in ports if kinds & ONE_WAY else ():
         match = TrafficMatch(target=ip, entry=entry, port=port, protocol="udp")
         yield TrafficRule(match, TrafficVerdict.DROP)
+
+
+def _watches_for(me: Agent, agent: AgentId) -> bool:
+    """Whether an agent watches a link because this one asked for it."""
+    auctions = me.capability(Auctioneer).auctions.values()
+    watches = (a for a in auctions if isinstance(a.call.goal.goal.predicate, Monitored))
+    return any(auction.running and auction.winner == agent for auction in watches)
 
 
 def _limits(

@@ -20,17 +20,17 @@ from msgspec import Struct, field
 from phalanx.analytics import attribution
 from phalanx.analytics.attribution import LinkLook, Pair, got_nothing
 from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
-from phalanx.analytics.goodput import AFTER_S, FEW_LOOKS, Look
-from phalanx.auction.outlook import Outlook
+from phalanx.analytics.goodput import AFTER_S, FEW_LOOKS, LEARNED, Look
+from phalanx.auction.outlook import Forgot, Outlook
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, hears, plan, recalls, remembers
+from phalanx.bdi.capability import Capability, hears, perceives, plan, recalls, remembers
 from phalanx.bdi.goals import GoalInstance
 from phalanx.bdi.steps import Act, Adopt, Believe, Body, Forget, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.measures import PROTECT, not_allowed
 from phalanx.coordination.scaling import effective_s
 from phalanx.domain.actions import FlowRecords, LinkSample, Observe, Outcome, ReadLink
 from phalanx.domain.goals import want
-from phalanx.domain.messages import AttackReport, Message, Performative
+from phalanx.domain.messages import AttackReport, Message, Performative, UsualService
 from phalanx.domain.network import link_ends
 from phalanx.domain.predicates import EntryScreened, Monitored, ServiceBreached, UnderAttack
 from phalanx.domain.resources import Resources
@@ -38,8 +38,8 @@ from phalanx.domain.series import TimeSeries
 from phalanx.domain.vnf import Vnfd
 from phalanx.functions.classifier import FIXED_RULES, analysis, examine, passed
 
-ATTACK = "attack"
-"""Conversation of the reports."""
+ATTACK, USUAL = "attack", "usual"
+"""Conversations of the reports, and of what is usual."""
 RECENT_S = 1.0
 """So many looks, and all of the last second, are judged together as well, beside the last one and
 all that are kept."""
@@ -51,8 +51,9 @@ MANY_OPEN = 20
 """Connections of a link below which none of its sources is certain to hold too many."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
-MOST_REMEMBERED, REMEMBER_S = 200, 10.0
-"""Users of a target that are remembered beyond a crash, and how old that may be."""
+MOST_REMEMBERED, REMEMBER_S, TOLD_S = 200, 10.0, 60.0
+"""Users of a target that are remembered beyond a crash, how old that may be, and what others know
+of it."""
 SAMPLES = 60
 """Samples of a link that are kept for detectors."""
 
@@ -73,6 +74,12 @@ class _Target(attribution.Target):
     """Those of them behind which users were seen as well."""
     slow: bool = False
     """Whether the attack holds connections: it is answered now and then, as users are."""
+    told: float = -TOLD_S
+    """When others were told what is usual."""
+
+    def usually(self, target: str) -> UsualService:
+        """Return what is usual."""
+        return UsualService(target, tuple(self.goodput.usual), self.goodput.most(MOST_REMEMBERED))
 
 
 class _Link(Struct):
@@ -93,22 +100,14 @@ class _Link(Struct):
     """What that look has found and nobody was told yet."""
     refused: bool = False
     """Whether somebody asked for many things in the last look, and got none."""
-
-
-class TargetMemory(Struct, frozen=True):
-    """What is remembered of the users of one address beyond a crash."""
-
-    target: str
-    usual: tuple[float, ...]
-    """What one of them got in the last looks while nothing was wrong, in KB/s."""
-    served: tuple[tuple[str, float], ...]
-    """Those that get most, with how much."""
+    goal: GoalInstance | None = None
+    """What it is looked at for; None: it is not."""
 
 
 class WatchMemory(Struct, frozen=True):
     """What a watch remembers."""
 
-    targets: tuple[TargetMemory, ...]
+    targets: tuple[UsualService, ...]
 
 
 class ServiceMonitor(Capability):
@@ -141,26 +140,54 @@ class ServiceMonitor(Capability):
     def heard_report(self, me: Agent, message: Message) -> None:
         """Remember whom others report, in case of watching for them: the beginning is not seen."""
         report = message.content_as(AttackReport)
-        watched = any(report.target in link.targets for link in self._links.values())
-        if report.sources and not watched:
+        known = self._of_others(report.target)
+        if known is not None and (report.sources or report.crowd):
             self._remember(me, [(source, report.target) for source in report.sources])
-            self._targets[report.target].attacked = me.now
+            known.attacked = me.now
+            known.goodput.exclude(report.crowd, me.now)
+
+    @hears(UsualService)
+    def heard_usual(self, me: Agent, message: Message) -> None:  # noqa: ARG002  # it says all
+        """Keep in mind what is usual at others, in case of watching for them."""
+        told = message.content_as(UsualService)
+        known = self._of_others(told.target, LEARNED)
+        if known is not None:
+            known.goodput.recall(told.usual, told.served)
+
+    def _of_others(self, target: str, looks: int = 0) -> _Target | None:
+        """Return what is known of an address that is not watched here, or not for so many looks.
+
+        None: it is, or too many are known.
+        """
+        ours = any(link.goal and target in link.targets for link in self._links.values())
+        if (target not in self._targets and len(self._targets) >= MANY_FLOWS) or (
+            ours and len(self._targets[target].goodput.usual) >= looks
+        ):
+            return None
+        return self._targets[target]
+
+    @perceives(Forgot)
+    def forgot(self, me: Agent, percept: Forgot) -> None:
+        """Tell an agent that is back without its memory what it may have to watch."""
+        for usual in self._usual():
+            me.tell(Performative.INFORM, percept.agent, USUAL, usual)
+
+    def _usual(self) -> tuple[UsualService, ...]:
+        """Return what is usual for all that have users."""
+        return tuple(
+            known.usually(target) for target, known in self._targets.items() if known.goodput.served
+        )
 
     @remembers(WatchMemory)
     def remember(self, me: Agent) -> WatchMemory | None:  # noqa: ARG002  # all is its own
         """Return what is usual: in the middle of an attack that cannot be learnt again."""
-        kept = tuple(
-            TargetMemory(target, tuple(known.goodput.usual), known.goodput.most(MOST_REMEMBERED))
-            for target, known in self._targets.items()
-            if known.goodput.served  # not of what was only sent to
-        )
-        return WatchMemory(kept) if kept else None
+        return WatchMemory(kept) if (kept := self._usual()) else None
 
     @recalls
     def recall(self, me: Agent, part: WatchMemory | None, shift: float) -> None:  # noqa: ARG002
         """Go on with what was usual."""
         for kept in part.targets if part is not None else ():
-            self._targets[kept.target].goodput.recall(kept.usual, dict(kept.served))
+            self._targets[kept.target].goodput.recall(kept.usual, kept.served)
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -174,11 +201,15 @@ class ServiceMonitor(Capability):
         except GeneratorExit:  # of an agent that died nothing is recorded any more
             me.later(self._watched, me, goal)
             raise
+        finally:
+            seen = self._links[goal.predicate_as(Monitored).link]
+            seen.goal = None if seen.goal is goal else seen.goal
 
     def _watched(self, me: Agent, goal: GoalInstance) -> None:
         """Believe in no attack any more that nobody looks at here from now on."""
+        seen = self._links[goal.predicate_as(Monitored).link]
         me.cause = goal.cause if goal.end is None else goal.end.event
-        for target in self._links[goal.predicate_as(Monitored).link].targets:
+        for target in seen.targets if seen.goal is None else ():
             known = self._targets[target]
             known.since, known.named, known.goodput.suffers = None, frozenset(), None
             for belief in UnderAttack(target), ServiceBreached(target):
@@ -189,6 +220,10 @@ class ServiceMonitor(Capability):
         link = goal.predicate_as(Monitored).link
         seen = self._links.setdefault(link, _Link())
         while True:
+            if seen.goal not in (None, goal):  # both until one owner gives it up
+                yield Pause(me.parameter(self, "service_look_s"))
+                continue
+            seen.goal = goal
             attacked = any(known.since is not None for known in self._targets.values())
             seconds = me.parameter(self, "service_look_s") / (2 if attacked or seen.refused else 1)
             assert goal.instance is not None
@@ -271,6 +306,19 @@ class ServiceMonitor(Capability):
         yield from self._service(me, seen, look, convicted, attacked.keys() | spared)
         if me.now - self._kept >= REMEMBER_S:
             self._kept, me.changes = me.now, me.changes + 1
+            self._tell_usual(me, seen)
+
+    def _tell_usual(self, me: Agent, seen: _Link) -> None:
+        """Tell the others now and then what is usual, unless something is wrong."""
+        others = [agent for agent in me.capability(Outlook).alive() if agent != me.name]
+        for target in seen.targets:
+            known = self._targets[target]
+            learned = known.goodput.served and len(known.goodput.usual) >= LEARNED
+            wrong = known.since is not None or known.goodput.suffers is not None
+            if learned and not wrong and me.now - known.told >= TOLD_S:
+                known.told = me.now
+                for agent in others:
+                    me.tell(Performative.INFORM, agent, USUAL, known.usually(target))
 
     def _examine(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
