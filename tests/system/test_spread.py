@@ -23,6 +23,7 @@ from tests.nightly import long_processes
 from tests.system.named_models import save_models
 from tests.system.process_lab import processes
 from tests.system.rings import attack, document, users
+from tests.system.test_request_floods import away
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "ddos-resilience.yaml"
 SPEED = 5.0
@@ -280,3 +281,13 @@ def test_forecasts_place_a_replica_across_processes() -> None:
     loads = {row["agent"]: row["load"] for row in replica.data["ranking"]}
     assert replica.data["winner"] == "west"
     assert loads["annex"] < loads["west"] < loads["east"]
+
+
+def test_who_takes_over_a_watch_in_mid_attack_knows_what_was_usual(tmp_path: Path) -> None:
+    path = tmp_path / "flood.yaml"
+    path.write_text(json.dumps(away(55) | {"duration_s": 90.0}))
+    result = Spread(load_scenario(path), path, speed=3.0).run()
+    assert [e.data["pop"] for e in result.events if e.kind == "agent.crashed"] == ["p2"]
+    late = [e.data["hosts"]["web"] for e in result.events if e.kind == "network.sample"][-20:]
+    got, wanted = (sum(each[name] for each in late) for name in ("legitimate_mb_s", "wanted_mb_s"))
+    assert got > 0.85 * wanted
