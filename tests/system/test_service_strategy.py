@@ -11,9 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from phalanx.domain.actions import Action, Failed, ReadMeasure
-from phalanx.domain.messages import AttackReport, Performative
+from phalanx.domain.messages import AttackReport, Message, Performative, UsualService
 from phalanx.domain.predicates import Threat
 from phalanx.functions.edge_filter import EdgeFilter
+from phalanx.functions.service_monitor import ServiceMonitor
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import HostLimitsSpec, Scenario, ShapeSpec
 from phalanx.runtime.system import RunResult, System, run_scenario
@@ -606,6 +607,45 @@ def test_nobody_is_held_to_a_rate_by_the_word_of_another_agent(by: str, held: se
     system.run()
     edge: EdgeFilter = system.agents["south"].agent.capability(EdgeFilter)
     assert edge._report(SERVER).crowd == held
+
+
+def test_all_agents_know_what_is_usual_at_each_link_that_another_watches() -> None:
+    hosts = [
+        {"name": name, "at": "south", "address": address, "bandwidth_mb_s": 6}
+        for name, address in (("shop", SERVER), ("forum", "10.0.0.11"))
+    ]
+    links = [
+        {"link": f"south>{host['name']}", "at": "south", "threshold_mb_s": 4.5} for host in hosts
+    ]
+    traffic = [users(), users(name="readers", target="forum", count=4)]
+    plan = ring(strategy="service", hosts=hosts, monitors=links, traffic=traffic, duration_s=30)
+    system = System(plan)
+    system.run()
+    for name in set(POPS) - {"south"}:
+        monitor = system.agents[name].agent.capability(ServiceMonitor)
+        known = {target: len(each.goodput.served) for target, each in monitor._targets.items()}
+        assert known == {SERVER: 10, "10.0.0.11": 4}
+        assert all(each.goodput.usual_kb_s > 50 for each in monitor._targets.values())
+
+
+def test_what_others_say_is_usual_is_bounded_and_changes_no_watch() -> None:
+    system = System(ring(strategy="service", traffic=[users()], duration_s=30))
+    south, east = (system.agents[name].agent for name in ("south", "east"))
+
+    def lie() -> None:
+        for number, target in enumerate((SERVER, *(f"10.{n}.0.1" for n in range(9_000)))):
+            usual = UsualService(target, (9e9,) * 99, (("10.2.0.1", 9e9),))
+            message = Message(str(number), Performative.INFORM, "west", "", "usual", usual, "")
+            for me in south, east:
+                me.capability(ServiceMonitor).heard_usual(me, message)
+
+    system.clock.call_at(25.0, lie)
+    system.run()
+    for me in south, east:
+        assert len(me.capability(ServiceMonitor)._targets) == 4_000
+    goodput = south.capability(ServiceMonitor)._targets[SERVER].goodput
+    assert goodput.usual_kb_s < 200
+    assert len(goodput.served) == 10
 
 
 def test_attackers_that_attack_in_turns_are_one_attack() -> None:

@@ -306,12 +306,13 @@ class ServiceMonitor(Capability):
         yield from self._service(me, seen, look, convicted, attacked.keys() | spared)
         if me.now - self._kept >= REMEMBER_S:
             self._kept, me.changes = me.now, me.changes + 1
-            self._tell_usual(me, seen)
+            self._tell_usual(me)
 
-    def _tell_usual(self, me: Agent, seen: _Link) -> None:
+    def _tell_usual(self, me: Agent) -> None:
         """Tell the others now and then what is usual, unless something is wrong."""
         others = [agent for agent in me.capability(Outlook).alive() if agent != me.name]
-        for target in seen.targets:
+        watched = (link.targets for link in self._links.values() if link.goal)
+        for target in dict.fromkeys(target for targets in watched for target in targets):
             known = self._targets[target]
             learned = known.goodput.served and len(known.goodput.usual) >= LEARNED
             wrong = known.since is not None or known.goodput.suffers is not None
