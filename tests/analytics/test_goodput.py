@@ -234,7 +234,7 @@ def test_who_got_most_is_known_again_with_what_is_usual() -> None:
     goodput, again = Goodput(), Goodput()
     users = {f"u{number}": float(number) for number in range(1, 301)}
     take(goodput, [look(float(n), users, {}) for n in range(CALM)])
-    most = goodput.most(200)
+    most = goodput.most()
     assert {source for source, _ in most} == {f"u{number}" for number in range(101, 301)}
     again.recall(goodput.usual, most)
     assert again.usual_kb_s == goodput.usual_kb_s

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from phalanx.bdi.memory import encode, remember
 from phalanx.domain.actions import Action, Failed, ReadMeasure
 from phalanx.domain.messages import AttackReport, Message, Performative, UsualService
 from phalanx.domain.predicates import Threat
@@ -631,10 +632,11 @@ def test_all_agents_know_what_is_usual_at_each_link_that_another_watches() -> No
 def test_what_others_say_is_usual_is_bounded_and_changes_no_watch() -> None:
     system = System(ring(strategy="service", traffic=[users()], duration_s=30))
     south, east = (system.agents[name].agent for name in ("south", "east"))
+    many = tuple((f"10.9.{number}.1", 9e9) for number in range(999))
 
     def lie() -> None:
         for number, target in enumerate((SERVER, *(f"10.{n}.0.1" for n in range(9_000)))):
-            usual = UsualService(target, (9e9,) * 99, (("10.2.0.1", 9e9),))
+            usual = UsualService(target, (9e9,) * 99, many)
             message = Message(str(number), Performative.INFORM, "west", "", "usual", usual, "")
             for me in south, east:
                 me.capability(ServiceMonitor).heard_usual(me, message)
@@ -642,7 +644,10 @@ def test_what_others_say_is_usual_is_bounded_and_changes_no_watch() -> None:
     system.clock.call_at(25.0, lie)
     system.run()
     for me in south, east:
-        assert len(me.capability(ServiceMonitor)._targets) == 4_000
+        known = me.capability(ServiceMonitor)._targets
+        assert len(known) == 500
+        assert max(len(target.goodput.served) for target in known.values()) <= 200
+        assert len(encode(remember(me))) < 10_000, "what others watch is theirs to remember"
     goodput = south.capability(ServiceMonitor)._targets[SERVER].goodput
     assert goodput.usual_kb_s < 200
     assert len(goodput.served) == 10

@@ -72,8 +72,8 @@ STEADY_LOOKS = 6
 """Much of it has to be much the same for so long: what rises for up to 18 looks never is."""
 AFTER_S = 60.0
 """So long after an attack less is taken for a breach, and by who is new nothing for familiar."""
-MOST_SOURCES = 4_000
-"""Sources that are kept in mind."""
+MOST_SOURCES, MOST_REMEMBERED = 4_000, 200
+"""Sources that are kept in mind, and users that are remembered beyond a crash, or told of."""
 
 
 class Look(Struct, frozen=True):
@@ -339,14 +339,14 @@ class Goodput(Struct):
         elif self.suffers is None and median(self.lately) >= RESTORED * usual_kb_s:
             self.less = None
 
-    def most(self, count: int) -> tuple[tuple[str, float], ...]:
-        """Return so many of its users, those that get most, with how much, in KB/s."""
-        return tuple(nlargest(count, self.served.items(), key=itemgetter(1)))
+    def most(self) -> tuple[tuple[str, float], ...]:
+        """Return its users, of many those that get most, with how much, in KB/s."""
+        return tuple(nlargest(MOST_REMEMBERED, self.served.items(), key=itemgetter(1)))
 
     def recall(self, usual: Iterable[float], served: Iterable[tuple[str, float]]) -> None:
         """Go on with what an earlier life of the agent, or another agent, knew, in KB/s."""
         self.usual = deque(usual, USUAL_LOOKS)
-        self.served = dict(islice(served, MOST_SOURCES))
+        self.served = dict(islice(served, MOST_REMEMBERED))
         self.met |= dict.fromkeys(self.served)
 
     def resign(self) -> None:

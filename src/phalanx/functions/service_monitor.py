@@ -51,9 +51,10 @@ MANY_OPEN = 20
 """Connections of a link below which none of its sources is certain to hold too many."""
 RATE_S = 0.5
 """The rate of a link is that over so long at least; a look may be shorter."""
-MOST_REMEMBERED, REMEMBER_S, TOLD_S = 200, 10.0, 60.0
-"""Users of a target that are remembered beyond a crash, how old that may be, and what others know
-of it."""
+REMEMBER_S, TOLD_S = 10.0, 60.0
+"""How old what is remembered of users may be, and what others know of it."""
+MOST_TARGETS = 500
+"""Addresses above which nothing is kept of others that other agents watch."""
 SAMPLES = 60
 """Samples of a link that are kept for detectors."""
 
@@ -76,10 +77,12 @@ class _Target(attribution.Target):
     """Whether the attack holds connections: it is answered now and then, as users are."""
     told: float = -TOLD_S
     """When others were told what is usual."""
+    ours: bool = False
+    """Whether this agent watched it, in this life or the one before."""
 
     def usually(self, target: str) -> UsualService:
         """Return what is usual."""
-        return UsualService(target, tuple(self.goodput.usual), self.goodput.most(MOST_REMEMBERED))
+        return UsualService(target, tuple(self.goodput.usual), self.goodput.most())
 
 
 class _Link(Struct):
@@ -160,7 +163,7 @@ class ServiceMonitor(Capability):
         None: it is, or too many are known.
         """
         ours = any(link.goal and target in link.targets for link in self._links.values())
-        if (target not in self._targets and len(self._targets) >= MANY_FLOWS) or (
+        if (target not in self._targets and len(self._targets) >= MOST_TARGETS) or (
             ours and len(self._targets[target].goodput.usual) >= looks
         ):
             return None
@@ -169,25 +172,27 @@ class ServiceMonitor(Capability):
     @perceives(Forgot)
     def forgot(self, me: Agent, percept: Forgot) -> None:
         """Tell an agent that is back without its memory what it may have to watch."""
-        for usual in self._usual():
-            me.tell(Performative.INFORM, percept.agent, USUAL, usual)
-
-    def _usual(self) -> tuple[UsualService, ...]:
-        """Return what is usual for all that have users."""
-        return tuple(
-            known.usually(target) for target, known in self._targets.items() if known.goodput.served
-        )
+        for target, known in self._targets.items():
+            if known.goodput.served:
+                me.tell(Performative.INFORM, percept.agent, USUAL, known.usually(target))
 
     @remembers(WatchMemory)
     def remember(self, me: Agent) -> WatchMemory | None:  # noqa: ARG002  # all is its own
         """Return what is usual: in the middle of an attack that cannot be learnt again."""
-        return WatchMemory(kept) if (kept := self._usual()) else None
+        kept = tuple(
+            known.usually(target)
+            for target, known in self._targets.items()
+            if known.ours and known.goodput.served  # not of what was only sent to
+        )
+        return WatchMemory(kept) if kept else None
 
     @recalls
     def recall(self, me: Agent, part: WatchMemory | None, shift: float) -> None:  # noqa: ARG002
         """Go on with what was usual."""
         for kept in part.targets if part is not None else ():
-            self._targets[kept.target].goodput.recall(kept.usual, kept.served)
+            known = self._targets[kept.target]
+            known.ours = True
+            known.goodput.recall(kept.usual, kept.served)
 
     @plan(Monitored)
     def watch(self, me: Agent, goal: GoalInstance) -> Body:
@@ -462,6 +467,7 @@ class ServiceMonitor(Capability):
         for target in dict.fromkeys([*seen.targets, *sorted(explained), *users]):
             seen.targets[target] = None
             known = self._targets[target]
+            known.ours = True
             if known.since is not None and me.now - known.attacked > me.parameter(self, "calm_s"):
                 known.former = frozenset(s for s, to in self._offenders if to == target)
                 known.since, known.named, known.slow = None, frozenset(), False
