@@ -108,6 +108,11 @@ class Outlook(Configured, Capability):
         peers, out = self.settings.peers, self.out
         return tuple(peer for peer in peers if peer not in out) if out else peers
 
+    def guardian(self, agent: AgentId) -> AgentId | None:
+        """Return the next of the others in the order of names that can be dealt with, if any."""
+        others = [peer for peer in self.alive() if peer != agent]
+        return min((peer for peer in others if peer > agent), default=min(others, default=None))
+
     def cut_off(self, me: Agent) -> bool:
         """Whether no other agent speaks to this one: then their silence says nothing about them."""
         return not self._connected or me.name in self._distrusted

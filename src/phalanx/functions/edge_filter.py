@@ -12,7 +12,7 @@ It needs no image: a PoP's switch drops packets and samples flows by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 from typing import ClassVar
@@ -346,7 +346,7 @@ class EdgeFilter(Capability):
         for dead in sorted(outlook.out):
             state = view.get(dead)
             pop = None if state is None else state.pop
-            if pop is not None and pop not in staffed and _next(dead, alive) == me.name:
+            if pop is not None and pop not in staffed and outlook.guardian(dead) == me.name:
                 yield pop
 
     @plan(EntryScreened)
@@ -610,11 +610,6 @@ def _claims(me: Agent, effect: AttackFiltered) -> list[ClaimHeld]:
     """Return what a filter claims at the loops of the functions that it protects."""
     because = "an attack on it enters the network"
     return [holding(sem, BLOCK, because, str(effect)) for sem in claims_at(me, effect.ip)]
-
-
-def _next(dead: AgentId, alive: Sequence[AgentId]) -> AgentId | None:
-    later = [agent for agent in alive if agent > dead]
-    return min(later or alive, default=None)
 
 
 def _blocked(

@@ -172,8 +172,9 @@ class ServiceMonitor(Capability):
     @perceives(Forgot)
     def forgot(self, me: Agent, percept: Forgot) -> None:
         """Tell an agent that is back without its memory what it may have to watch."""
+        guards = me.capability(Outlook).guardian(percept.agent) == me.name
         for target, known in self._targets.items():
-            if known.goodput.served:
+            if guards and known.goodput.served:
                 me.tell(Performative.INFORM, percept.agent, USUAL, known.usually(target))
 
     @remembers(WatchMemory)
