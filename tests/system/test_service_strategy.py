@@ -629,6 +629,19 @@ def test_all_agents_know_what_is_usual_at_each_link_that_another_watches() -> No
         assert all(each.goodput.usual_kb_s > 50 for each in monitor._targets.values())
 
 
+def test_an_agent_that_forgot_hears_what_is_usual_from_the_next_one_at_once() -> None:
+    system = System(
+        ring(strategy="service", traffic=[users()], duration_s=30, faults=[crash("south", 20, 3)])
+    )
+    sent: list[Message] = []
+    send = system.bus.send
+    system.bus.send = lambda message: (sent.append(message), send(message))  # type: ignore[method-assign,func-returns-value]
+    system.run()
+    told = [m for m in sent if m.receiver == "south" and isinstance(m.content, UsualService)]
+    assert [m.sender for m in told] == ["west"]
+    assert len(told[0].content_as(UsualService).served) == 10
+
+
 def test_what_others_say_is_usual_is_bounded_and_changes_no_watch() -> None:
     system = System(ring(strategy="service", traffic=[users()], duration_s=30))
     south, east = (system.agents[name].agent for name in ("south", "east"))

@@ -21,9 +21,9 @@ from phalanx.analytics import attribution
 from phalanx.analytics.attribution import LinkLook, Pair, got_nothing
 from phalanx.analytics.detectors import ONE_WAY, REFLECTION, SLOW, Finding
 from phalanx.analytics.goodput import AFTER_S, FEW_LOOKS, LEARNED, Look
-from phalanx.auction.outlook import Forgot, Outlook
+from phalanx.auction.outlook import Gone, Outlook
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, hears, perceives, plan, recalls, remembers
+from phalanx.bdi.capability import Capability, hears, plan, recalls, remembers, when
 from phalanx.bdi.goals import GoalInstance
 from phalanx.bdi.steps import Act, Adopt, Believe, Body, Forget, Pause, Perceive, PlanFailed, Steps
 from phalanx.coordination.measures import PROTECT, not_allowed
@@ -169,13 +169,13 @@ class ServiceMonitor(Capability):
             return None
         return self._targets[target]
 
-    @perceives(Forgot)
-    def forgot(self, me: Agent, percept: Forgot) -> None:
-        """Tell an agent that is back without its memory what it may have to watch."""
-        guards = me.capability(Outlook).guardian(percept.agent) == me.name
+    @when(Gone, None, always=True)
+    def agent_back(self, me: Agent, gone: Gone) -> None:
+        """Tell an agent that is back what it may have to watch, and may have forgotten."""
+        guards = me.capability(Outlook).guardian(gone.agent) == me.name
         for target, known in self._targets.items():
             if guards and known.goodput.served:
-                me.tell(Performative.INFORM, percept.agent, USUAL, known.usually(target))
+                me.tell(Performative.INFORM, gone.agent, USUAL, known.usually(target))
 
     @remembers(WatchMemory)
     def remember(self, me: Agent) -> WatchMemory | None:  # noqa: ARG002  # all is its own
