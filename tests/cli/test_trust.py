@@ -200,8 +200,8 @@ def test_a_node_that_cannot_be_reached_is_said_to_be_so(monkeypatch: pytest.Monk
     assert "the ledger cannot be read: " in refused("status", "--ledger", url, code=1)
 
 
-def test_a_ledger_that_was_altered_is_refused(ledger: str) -> None:
-    with sqlite3.connect(ledger.removeprefix("evm:")) as file:
+def test_a_ledger_that_was_altered_is_refused(ledger: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "own.db") as file:
         file.execute("update blocks set timestamp = timestamp + 1 where number = 5")
     assert "was altered at block 5" in refused("status", "--ledger", ledger)
 
