@@ -180,11 +180,17 @@ def harmful(
     return list(filter(harms, findings))
 
 
-def asking(look: LinkLook, targets: Targets) -> list[Finding]:
+def asking(look: LinkLook, targets: Targets, attacked: Container[str]) -> list[Finding]:
     """Return who asks for far more than a user does, while users suffer, and did not before.
 
     They are answered as users are, so they have to take much of what passes as well, and to
     go on: users who got nothing for a while ask for all of that once they can.
+
+    Args:
+        look: what was seen.
+        targets: what is known of each address.
+        attacked: those that this look shows another attack on.
+
     """
     found: list[Finding] = []
     sent, floods, lacks = look.sent(look.flows), _much_asked(look, targets), _unanswered(look)
@@ -202,7 +208,8 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
         goodput.overrun = goodput.overrunning(look.now, theirs, look.stayed, look.bandwidth_kb_s)
         goes_on = known.since is not None and look.full
         # What began meanwhile does harm, and explains it for a while.
-        explained = known.since is not None and (not hurt or look.now < known.since + OTHERS_S)
+        since = look.now if known.since is None and target in attacked else known.since
+        explained = since is not None and (not hurt or look.now < since + OTHERS_S)
         before = goodput.asked_before()
         users = [of[s] for s in goodput.served if s in of]
         each = sum(users) / max(1, len(users))  # who gets no more than they do gives way
@@ -212,7 +219,7 @@ def asking(look: LinkLook, targets: Targets) -> list[Finding]:
             if source not in goodput.overrun
             and of[source] > max(UNFAIR * each, SERVED * goodput.served.get(source, 0.0))
             if source in known.named
-            or (source not in before and goodput.asking[source] > -inf)
+            or (goodput.served and source not in before and goodput.asking[source] > -inf)
             or not (explained or of[source] <= GROWN * before.get(source, 0.0))
         }
         found += [f for source, f in floods[target].items() if source in goodput.overrun]

@@ -276,7 +276,7 @@ class ServiceMonitor(Capability):
         seen.slow = []
         look = LinkLook(me.now, [each for _, each in seen.looks], sample, seen.targets)
         findings = attribution.harmful(look, findings, self._targets, self._hostile())
-        findings += attribution.asking(look, self._targets)
+        findings += attribution.asking(look, self._targets, {f.target for f in findings})
         convicted = self._convicted(me, look, findings)
         crowd, rests = attribution.crowding(look, self._targets, convicted)
         either = convicted | crowd
