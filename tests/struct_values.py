@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from hypothesis import strategies as st
 from msgspec import UNSET, Struct, UnsetType, structs
@@ -44,6 +44,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         fields = {field.name: values(field.type) for field in structs.fields(kind)}
         return st.builds(kind, **fields)
     arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        least, most = arguments[1].ge, arguments[1].le
+        return values(arguments[0]).filter(lambda value: least <= value <= most) | st.just(least)
     if get_origin(kind) in (Union, UnionType):
         return st.one_of(*(st.none() if a is NoneType else values(a) for a in arguments))
     if get_origin(kind) is dict:

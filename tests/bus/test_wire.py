@@ -22,6 +22,7 @@ from phalanx.domain.messages import (
     Refusal,
     Result,
     UndoRequest,
+    UsualService,
     Verdict,
 )
 from phalanx.domain.predicates import LinkRateLimited, Quiet
@@ -203,6 +204,13 @@ def nested(opening: bytes, inner: bytes, closing: bytes) -> bytes:
     depth = (MAX_OCTETS - 400) // len(opening + closing)
     tag = b'{"type":"Hidden","where":"here"}'
     return encode(believing(Hidden())).replace(tag, opening * depth + inner + closing * depth)
+
+
+@pytest.mark.parametrize("kb_s", [-1.0, 1e10])
+def test_nobody_tells_that_users_get_what_no_user_can(kb_s: float) -> None:
+    for lie in UsualService("t", (kb_s,), ()), UsualService("t", (), (("u", kb_s),)):
+        with pytest.raises(WireError, match="Expected `float`"):
+            decode(encode(carrying(lie)))
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,8 @@ class Goodput(Struct):
         for source in sources:
             self.crowd.pop(source, None)
             self.crowd[source] = now
+        while len(self.crowd) > MOST_SOURCES:
+            del self.crowd[next(iter(self.crowd))]
 
     def see(self, look: Look, resigned_s: float) -> None:
         """Compare what users get with what is usual; note since when it is much less.
@@ -347,7 +349,7 @@ class Goodput(Struct):
         """Go on with what an earlier life of the agent, or another agent, knew, in KB/s."""
         self.usual = deque(usual, USUAL_LOOKS)
         self.served = dict(islice(served, MOST_REMEMBERED))
-        self.met |= dict.fromkeys(self.served)
+        self.met = dict.fromkeys(self.served)
 
     def resign(self) -> None:
         """Take what users got lately for usual."""
@@ -393,9 +395,7 @@ class Goodput(Struct):
             _learn(self.served, {s: kb_s for s, kb_s in look.got.items() if s in clients})
         self.senders.append(look.one_way)
         long = look.now - CROWD_S
-        while self.crowd and (
-            len(self.crowd) > MOST_SOURCES or next(iter(self.crowd.values())) < long
-        ):
+        while self.crowd and next(iter(self.crowd.values())) < long:
             del self.crowd[next(iter(self.crowd))]
 
     def _stays(self, look: Look) -> dict[str, float]:

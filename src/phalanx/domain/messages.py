@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from phalanx.domain.agents import AgentId, AgentState
@@ -249,6 +249,10 @@ class AttackReport(Struct, frozen=True, tag=True):
     """Sources of UDP that its users were served beside, and that are not among the ``sources``."""
 
 
+UserRate = Annotated[float, Meta(ge=0, le=1e9)]
+"""In KB/s."""
+
+
 class UsualService(Struct, frozen=True, tag=True):
     """Content of an inform: what users of an address get while nothing is wrong.
 
@@ -256,9 +260,9 @@ class UsualService(Struct, frozen=True, tag=True):
     """
 
     target: str
-    usual: tuple[float, ...]
-    """What one of them got in the last looks, in KB/s."""
-    served: tuple[tuple[str, float], ...]
+    usual: tuple[UserRate, ...]
+    """What one of them got in the last looks."""
+    served: tuple[tuple[str, UserRate], ...]
     """Those that get most, with how much."""
 
 

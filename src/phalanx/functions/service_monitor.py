@@ -172,9 +172,10 @@ class ServiceMonitor(Capability):
     @when(Gone, None, always=True)
     def agent_back(self, me: Agent, gone: Gone) -> None:
         """Tell an agent that is back what it may have to watch, and may have forgotten."""
-        guards = me.capability(Outlook).guardian(gone.agent) == me.name
+        if me.capability(Outlook).guardian(gone.agent) != me.name:
+            return
         for target, known in self._targets.items():
-            if guards and known.goodput.served:
+            if known.goodput.served:
                 me.tell(Performative.INFORM, gone.agent, USUAL, known.usually(target))
 
     @remembers(WatchMemory)
@@ -209,7 +210,8 @@ class ServiceMonitor(Capability):
             raise
         finally:
             seen = self._links[goal.predicate_as(Monitored).link]
-            seen.goal = None if seen.goal is goal else seen.goal
+            if seen.goal is goal:
+                seen.goal = None
 
     def _watched(self, me: Agent, goal: GoalInstance) -> None:
         """Believe in no attack any more that nobody looks at here from now on."""
@@ -321,11 +323,11 @@ class ServiceMonitor(Capability):
         for target in dict.fromkeys(target for targets in watched for target in targets):
             known = self._targets[target]
             learned = known.goodput.served and len(known.goodput.usual) >= LEARNED
-            wrong = known.since is not None or known.goodput.suffers is not None
+            wrong = known.since is not None or known.goodput.hurt(me.now)
             if learned and not wrong and me.now - known.told >= TOLD_S:
-                known.told = me.now
+                known.told, usual = me.now, known.usually(target)
                 for agent in others:
-                    me.tell(Performative.INFORM, agent, USUAL, known.usually(target))
+                    me.tell(Performative.INFORM, agent, USUAL, usual)
 
     def _examine(
         self, me: Agent, goal: GoalInstance, seen: _Link, sample: LinkSample
