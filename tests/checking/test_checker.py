@@ -105,6 +105,61 @@ def test_event_that_is_there_twice(log):
     assert "ids" in broken([*log[:50], log[49], *log[50:]])
 
 
+@pytest.mark.parametrize("kind", ["goal.ended", "hold.granted", "instance.stopped", "plan.ended"])
+def test_event_that_is_told_twice_at_once_or_by_another(busy, kind):
+    at = first(busy, kind)
+    event = busy[at]
+    twin = replace(event, id=f"{event.agent}.0-1")
+    assert "things" in broken([*busy[: at + 1], twin, *busy[at + 1 :]])
+    other = replace(event, agent="pop5" if event.agent != "pop5" else "pop4")
+    assert "things" in broken([*busy[:at], other, *busy[at + 1 :]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("auction.awarded", {"goal": "attackFiltered(10.9.9.9, pop1, x)"}),
+        ("contract.ended", {"goal": "attackFiltered(10.9.9.9, pop1, x)"}),
+        ("goal.ended", {"goal": "attackFiltered(10.9.9.9, pop1, x)"}),
+        ("hold.ended", {"pop": "pop9"}),
+        ("instance.stopped", {"vnf": "gateway"}),
+        ("measure.lifted", {"effect": "linkRateLimited(a>b, 1)"}),
+        ("plan.ended", {"goal": "attackFiltered(10.9.9.9, pop1, x)"}),
+    ],
+)
+def test_thing_of_which_another_event_says_something_else(busy, kind, said):
+    at = next(at for at in reversed(range(len(busy))) if busy[at].kind == kind)
+    assert "things" in broken(changed(busy, at, **said))
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("contract.ended", "plan.started"),
+        ("instance.started", "auction.bid"),
+        ("measure.applied", "goal.adopted"),
+        ("plan.started", "auction.called"),
+    ],
+)
+def test_event_of_a_kind_that_its_cause_cannot_bring_about(busy, kind, cause):
+    at = next(at for at in reversed(range(len(busy))) if busy[at].kind == kind)
+    why = next(each for each in reversed(busy[:at]) if each.kind == cause)
+    other = replace(busy[at], cause=why.id)
+    assert "kinds" in broken([*busy[:at], other, *busy[at + 1 :]])
+
+
+def test_award_by_a_bid_of_another_auction(busy):
+    at, why = next(
+        (at, bid)
+        for at, event in enumerate(busy)
+        if event.kind == "auction.awarded"
+        for bid in busy[:at]
+        if bid.kind == "auction.bid" and bid.data["auction"] != event.data["auction"]
+    )
+    other = replace(busy[at], cause=why.id)
+    assert "kinds" in broken([*busy[:at], other, *busy[at + 1 :]])
+
+
 def test_cause_that_comes_later(log):
     later = replace(log[20], cause=log[30].id)
     assert "causes" in broken([*log[:20], later, *log[21:]])
@@ -207,14 +262,15 @@ def test_contract_that_is_accepted_twice(log):
 
 def test_agent_that_is_taken_for_dead_and_lives(log):
     at = first(log, "auction.called")
-    gone = replace(log[at], id="other-1", kind="agent.gone", data={"pop": "pop1"})
+    gone = replace(log[at], id=f"{log[at].agent}.0-1", kind="agent.gone", data={"pop": "pop1"})
     assert broken([*log[:at], gone, *log[at:]]) == {"gone"}
 
 
 def test_belief_that_does_not_change(log):
     at = first(log, "belief.changed")
-    twin = replace(log[at], id="other-1")
-    assert broken([*log[: at + 1], twin, *log[at + 1 :]]) == {"beliefs"}
+    later = next(n for n, e in enumerate(log) if e.time > log[at].time + 1)
+    twin = replace(log[at], id=f"{log[at].agent}.0-1", time=log[later].time)
+    assert broken([*log[:later], twin, *log[later:]]) == {"beliefs"}
 
 
 def test_belief_that_is_removed_and_was_none(log):
@@ -266,7 +322,7 @@ def test_fault_by_other_figures_than_planned(busy):
 
 def test_agent_that_returns_and_was_never_gone(log):
     at = first(log, "auction.called")
-    back = replace(log[at], id="other-1", kind="agent.returned", data={"pop": "pop1"})
+    back = replace(log[at], id=f"{log[at].agent}.0-1", kind="agent.returned", data={"pop": "pop1"})
     assert broken([*log[:at], back, *log[at:]]) == {"gone"}
 
 

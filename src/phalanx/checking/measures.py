@@ -36,7 +36,7 @@ class MeasureRules(RuleGroup):
         "measures": "A measure is applied once before it is lifted, through an instance that runs "
         "at its PoP; what was auctioned is in force once, where nothing was broken.",
         "reasons": "A measure is applied for an agent that lives and pursues a goal, which says "
-        "what it saw or wants; what a measure was applied for is lifted under the same name.",
+        "what it saw or wants.",
         "allowed": "No measure blocks or limits a source that the run's allow list has.",
         "leases": "A lease runs out only after its agent died, left or was distrusted, and at most "
         "its length after it died or left, unless the agent goes on with what it remembers.",
@@ -243,8 +243,6 @@ class MeasureRules(RuleGroup):
         self._rests(event, None if known is None else known.instance)
         if known is None:
             self.broken("measures", event, f"{data['measure']} is lifted, not in force")
-        elif (known.pop, known.effect) != (data["pop"], data["effect"]):
-            self.broken("reasons", event, f"it was {known.effect} at {known.pop}")
 
     # -- leases -------------------------------------------------------------------------
 
