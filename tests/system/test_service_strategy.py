@@ -416,6 +416,33 @@ def test_two_victims_are_served_at_once() -> None:
     assert min(shares(result, "bank")) > 0.9
 
 
+@pytest.mark.parametrize("start_s", [17.0, 24.0])
+def test_a_flood_of_several_hosts_leaves_no_link_full_though_most_of_them_are_unharmed(
+    start_s: float,
+) -> None:
+    """The flood fills a link behind which the shop has one user of five, and the others none."""
+    hosts = dict.fromkeys(["shop", "bank", "mill", "farm"], "south")
+    result = narrow_east(
+        hosts=[
+            {"name": name, "at": at, "address": f"10.0.0.{n}", "bandwidth_mb_s": 10}
+            for n, (name, at) in enumerate(hosts.items(), 10)
+        ],
+        traffic=[
+            users(count=5, at=[*POPS, "north"], demand_mb_s=0.011, profile="video"),
+            *(users(name=f"of-{h}", count=20, target=h, at=["west"]) for h in hosts if h != "shop"),
+            attack(start_s, at=["east"], target=[*hosts], count=40, demand_mb_s=0.2)
+            | {"profile": "icmp-flood"},
+        ],
+        monitors=[
+            {"link": f"{at}>{name}", "at": at, "threshold_mb_s": 7.5} for name, at in hosts.items()
+        ],
+    )
+    got = shares(result, since=start_s + 25)
+    assert sum(got) / len(got) > 0.95
+    blocked = {one for _, named in filters(result) for one in named}
+    assert {one.split(".")[1] for one in blocked} == {"5"}
+
+
 @pytest.mark.parametrize("profile", ["udp-flood", "udp-flood-spoofed"])
 def test_forged_and_udp_floods_are_filtered_at_the_entries(profile: str) -> None:
     result = service(traffic=[users(), attack(profile=profile)])

@@ -117,7 +117,8 @@ class LinkLook:
         self.all_kb_s = sum(flow.octets for flow in self.flows) / self.seconds / 1e3
         self.one_way = _one_way(self.flows)
         """UDP that nobody answers."""
-        self.one_way_kb_s = self.sent(self.one_way)
+        echoes = (flow for flow in self.flows if flow.protocol == "icmp")
+        self.one_way_kb_s = self.sent([*self.one_way, *echoes])  # to answer those is no service
 
     def sent(self, flows: Iterable[FlowStats | source_rules.FlowAggregate], few: int = 0) -> KbS:
         """Return what each source sent, but for flows of not more than a ``few`` packets."""

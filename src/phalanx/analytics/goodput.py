@@ -184,8 +184,10 @@ class Goodput(Struct):
         return median(self.usual or (0.0,))
 
     def is_new(self, source: str, kb_s: float) -> bool:
-        """Whether a source sends far more one-way UDP than users were served beside."""
-        return kb_s > GROWN * self.familiar.get(source, 0.0)
+        """Whether a source sends far more than users were served beside, and not by chance."""
+        known = self.familiar.get(source, 0.0)
+        chance = Z * sqrt(known * self.count) / self.count if self.count else 0.0
+        return kb_s > max(GROWN * known, known + chance)
 
     def hurt(self, now: float) -> bool:
         """Whether users get much less: all together, or for a while those behind one link."""

@@ -12,7 +12,7 @@ It needs no image: a PoP's switch drops packets and samples flows by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 from typing import ClassVar
@@ -39,6 +39,8 @@ from phalanx.analytics.source_rules import (
     FlowAggregate,
     aggregate,
     completes,
+    connectionless,
+    figure,
     request_floods,
     unanswered_flood,
 )
@@ -320,6 +322,7 @@ class EdgeFilter(Capability):
         look_s = me.parameter(self, "entry_look_s")
         records: FlowRecords = yield Act(Observe(goal.instance, look_s, screened.link))
         findings = examine(me, goal, records)
+        findings += self._of_the_same(me, records, {(f.source or "", f.target) for f in findings})
         found = [f"{f.source}>{f.target}" for f in findings if f.source]
         yield analysis(me, goal, records, findings, found=found)
         for target in sorted({f.target for f in findings}):
@@ -327,6 +330,24 @@ class EdgeFilter(Capability):
             sources = sorted({f.source for f in findings if f.source and f.target == target})
             report_attack(me, AttackReport(target, tuple(kinds), tuple(sources)))
         yield Believe(screened)
+
+    def _of_the_same(
+        self, me: Agent, records: FlowRecords, known: Container[tuple[str, str]]
+    ) -> Iterator[Finding]:
+        """Yield what who attacks one target sends to others, which nobody answers.
+
+        There it may harm nobody, but all of it fills the link.
+        """
+        offenders = {source for (_, source), at in self._seen.items() if me.now - at < STALE_S}
+        offenders -= {source for heard in self._heard.values() for source in heard.shared}
+        for one in aggregate(records.flows):
+            if one.source not in offenders or (one.source, one.target) in known:
+                continue
+            if one.protocol == "icmp" or (one.protocol == "udp" and not one.replies):
+                rate = round(one.packets / effective_s(records), 3)
+                reason = f"attacks another target, and sends {figure(rate)} packets/s here"
+                evidence = {"packets_s": rate, "replies": one.replies}
+                yield Finding(connectionless(one), one.target, one.source, 1.0, reason, evidence)
 
     @classmethod
     def confirms(cls, effect: str, rule: TrafficRule) -> bool:
@@ -355,12 +376,10 @@ class EdgeFilter(Capability):
         screened = goal.predicate_as(EntryScreened)
         assert goal.instance is not None
         heard = self._report(screened.ip)
-        look_s = me.parameter(self, "entry_look_s")
-        look_s /= 2 if heard.sources and not heard.kinds & ANSWERED_AS_USERS else 1
-        look_s *= STORM_LOOKS if SIGNALLING_STORM in heard.kinds else 1
+        look_s, entry = self._look_s(me, heard), screened.entry or None
+        look = Observe(goal.instance, look_s, ip=screened.ip, entry=entry)
         until = me.now + self._pulse_s(me, screened.ip)
         while True:
-            look = Observe(goal.instance, look_s, ip=screened.ip, entry=screened.entry or None)
             records: FlowRecords = yield Act(look)
             heard = self._report(screened.ip)  # there may be news since the look began
             reported = heard.sources
@@ -417,7 +436,14 @@ class EdgeFilter(Capability):
                 yield from enforce(me, goal, effect, rule, _why(rule, effect, named))
                 yield from (Believe(Threat(source, screened.ip)) for source in names)
                 yield from (Adopt(want(claim), PROTECT) for claim in _claims(me, effect))
+        if blocked:  # what they send to others may fill a link still
+            me.call_at(me.now + 2 * FULL_FOR_S, partial(self._read_links, me))
         yield Believe(screened)
+
+    def _look_s(self, me: Agent, heard: _Heard) -> float:
+        shorter = 2 if heard.sources and not heard.kinds & ANSWERED_AS_USERS else 1
+        longer = STORM_LOOKS if SIGNALLING_STORM in heard.kinds else 1
+        return me.parameter(self, "entry_look_s") / shorter * longer
 
     def _findings(
         self, me: Agent, goal: GoalInstance, records: FlowRecords
