@@ -316,6 +316,8 @@ class Auctioneer(Configured, Capability):
             ended = [fact.predicate for fact in content.facts if not fact.value]
             failed = message.performative is Performative.FAILURE
             return self.delegations.lost(me, message.sender, ended, anew=failed)
+        elif self.delegations.relies_on_another(message.sender, content.facts):
+            self.delegations.find_doubled(me, self.settings.deadline_s)  # its cancellation was lost
         return None
 
     @hears(Verdict)

@@ -87,6 +87,11 @@ class Delegations:
                 fact.mandate,
             )
 
+    def relies_on_another(self, agent: AgentId, facts: Iterable[Fact]) -> bool:
+        """Whether another one keeps for this agent what ``agent`` says it keeps."""
+        known = (self.by_effect.get(fact.predicate) for fact in facts if fact.value)
+        return any(relied is not None and relied.holder != agent for relied in known)
+
     def rely_anew(self, me: Agent, effect: Predicate) -> None:
         """Tell the holder of ``effect`` that no other agent keeps it true from now on."""
         belief = me.beliefs.get(effect)
