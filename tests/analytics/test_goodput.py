@@ -257,3 +257,17 @@ def test_what_users_lacked_while_an_attack_was_held_off_is_no_chance() -> None:
     hurt = take(Goodput(), [*first, *beside, *held, *again])
     assert not any(hurt[CALM + 4 : CALM + 18])
     assert hurt[-1], "two of five users lack nine tenths"
+
+
+@pytest.mark.parametrize(("sources", "strange"), [(1, False), (200, True)])
+def test_a_known_source_may_send_more_by_chance_and_many_at_once_do_not(
+    sources: int, strange: bool
+) -> None:
+    """Each sends 4 KB/s, and in the last look 8: one does so in one look of 20, 200 in none."""
+    users, goodput = {f"u{n}": 100.0 for n in range(5)}, Goodput()
+    feeds = {f"s{n}": 4.0 for n in range(sources)}
+    take(goodput, (look(float(now), users, feeds) for now in range(CALM)))
+    goodput.see(look(float(CALM), users, dict.fromkeys(feeds, 8.0)), RESIGNED_S)
+    assert goodput.is_new("s0", 8.0) == strange
+    assert goodput.is_new("s0", 12.0)
+    assert goodput.is_new("another", 1.0)

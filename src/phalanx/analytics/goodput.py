@@ -147,6 +147,8 @@ class Goodput(Struct):
     """Since when they get less in the middle of several looks: one good look is chance."""
     familiar: dict[str, float] = field(default_factory=dict)
     """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
+    swollen: bool = False
+    """Whether those together sent far more in the last look."""
     senders: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=STEADY_LOOKS))
     """What sources of one-way UDP sent in each of the last looks, in KB/s: of who has just come
     nobody knows yet what it takes from users."""
@@ -184,10 +186,17 @@ class Goodput(Struct):
         return median(self.usual or (0.0,))
 
     def is_new(self, source: str, kb_s: float) -> bool:
-        """Whether a source sends far more than users were served beside, and not by chance."""
+        """Whether a source sends far more than users were served beside, and not by chance.
+
+        Of many who all send more each may do so by chance, and all together do not.
+        """
         known = self.familiar.get(source, 0.0)
+        return kb_s > (GROWN * known if self.swollen else self._by_chance(known))
+
+    def _by_chance(self, known: float) -> float:
+        """Return what of so many KB/s may still be chance in a look, where packets are counted."""
         chance = Z * sqrt(known * self.count) / self.count if self.count else 0.0
-        return kb_s > max(GROWN * known, known + chance)
+        return max(GROWN * known, known + chance)
 
     def hurt(self, now: float) -> bool:
         """Whether users get much less: all together, or for a while those behind one link."""
@@ -309,6 +318,9 @@ class Goodput(Struct):
         if look.octets is not None:
             self.octets, self.users = look.octets, len(those)
         self.count = 1e3 * look.seconds / self.octets
+        known = {s: self.familiar[s] for s in look.one_way if s in self.familiar}
+        now = sum(look.one_way[s] for s in known)
+        self.swollen = now > self._by_chance(sum(known.values()))
         self.each_kb_s = sum(those.values()) / max(1, len(those))
         kept = {s: kb_s / self.served[s] for s, kb_s in those.items() if self.served.get(s)}
         # Who comes or goes changes the mean, and takes nothing from those who stay.
