@@ -88,7 +88,7 @@ class Look(Struct, frozen=True):
     questions: tuple[int, int] | None
     """Questions of users and answers, where each has one and too few had; None: else."""
     one_way: Mapping[str, float]
-    """What each source of UDP sent that nobody answers, in KB/s."""
+    """What each source sent of UDP that nobody answers, and of echoes, in KB/s."""
     asked_kb_s: float
     """What those sent who came and ask for far more than a user does."""
     all_kb_s: float
@@ -146,12 +146,12 @@ class Goodput(Struct):
     less: float | None = None
     """Since when they get less in the middle of several looks: one good look is chance."""
     familiar: dict[str, float] = field(default_factory=dict)
-    """Sources of one-way UDP that users were served beside, with what each sent, in KB/s."""
+    """Sources of what no service answers that users were served beside, with the KB/s of each."""
     swollen: bool = False
     """Whether those together sent far more in the last look."""
     senders: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=STEADY_LOOKS))
-    """What sources of one-way UDP sent in each of the last looks, in KB/s: of who has just come
-    nobody knows yet what it takes from users."""
+    """What such sources sent in each of the last looks, in KB/s: of who has just come nobody knows
+    yet what it takes from users."""
     served: dict[str, float] = field(default_factory=dict)
     """Users that were served, with what each got, in KB/s."""
     there: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=LEARNED))
@@ -440,7 +440,7 @@ class Goodput(Struct):
         return {s: kb_s for s, kb_s in look.got.items() if s not in came} or look.got
 
     def _came(self, look: Look) -> float:
-        """Return which share of what passes is new: UDP that nobody answers, and requests."""
+        """Return which share of what passes is new: what no service answers, and requests."""
         came = sum(kb_s for source, kb_s in look.one_way.items() if self.is_new(source, kb_s))
         return (came + look.asked_kb_s) / look.all_kb_s if look.all_kb_s else 0.0
 
