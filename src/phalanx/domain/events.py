@@ -50,6 +50,10 @@ class Recorder:
         self._sink(Event(event_id, self._now(), self.agent, kind, cause, data))
         return event_id
 
+    def part(self, name: str) -> Recorder:
+        """Return a recorder of the same agent that counts by itself."""
+        return Recorder(self.agent, self._sink, self._now, f"{self.prefix}.{name}")
+
 
 _LIFE = re.compile(r"(.+?)\.(\d+)(?:\.0)?")
 """Who recorded an event: an agent in one of its lives, or the process of that."""

@@ -181,8 +181,8 @@ class BuildContext(Struct, frozen=True):
     scenario: Scenario
     seed: int
     vnfds: Mapping[str, Vnfd]
-    recorder: Callable[[str], Recorder]
-    """Makes a recorder of the network's events; its argument sets their ids apart."""
+    recorder: Recorder
+    """Of the network's events."""
     cause: str
     """Event that is the root of all causes."""
     shed: Callable[[Message], None] = lambda _: None

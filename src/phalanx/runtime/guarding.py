@@ -404,7 +404,7 @@ class SiteDriver:
             self._driver = driver = LinuxNetwork(
                 Network(tuple(p for p in whole.pops if p.name == pop), (), whole.hosts, pop),
                 self._clock,
-                context.recorder(""),
+                context.recorder,
                 linux=topology,
                 images=images,
                 journal=journal,
@@ -450,7 +450,7 @@ class SiteDriver:
                 self._gone ^= {link}
                 there = "is back" if up else f"is gone: {link} is not guarded"
                 self._say(f"interface {interface} {there}")
-                context.recorder("site").record("link.changed", context.cause, link=link, up=up)
+                context.recorder.record("link.changed", context.cause, link=link, up=up)
         again = partial(self._watch_interfaces, names, context)
         self._clock.call_at(self._clock.now() + LOOK_S, again)
 

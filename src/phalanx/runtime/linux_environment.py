@@ -339,7 +339,7 @@ class LinuxEnvironment:
             network,
             [s for s in sources if s.end_s is None or s.end_s > clock.now()],
             clock=clock,
-            recorder=context.recorder("workload"),
+            recorder=context.recorder.part("workload"),
             cause=context.cause,
             folder=home,
             sample_s=scenario.timing.sample_s,
@@ -352,7 +352,7 @@ class LinuxEnvironment:
         driver = LinuxNetwork(
             network,
             clock,
-            context.recorder(""),
+            context.recorder,
             linux=testbed,
             images=images,
             journal=journal,
@@ -391,7 +391,7 @@ class LinuxEnvironment:
         def aside(work: Callable[[], str], done: Callable[[str], None]) -> None:
             tasks.start(tasks.thread(work), done, done)
 
-        record = context.recorder("overlay").record
+        record = context.recorder.part("overlay").record
         self._keying = OverlayKeying(overlay, keys, self.clock, aside, record)
         self._say(f"overlay: VXLAN, {overlay.engine.value}")
         return overlay

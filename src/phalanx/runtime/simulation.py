@@ -56,7 +56,7 @@ class SimulatedEnvironment:
             scenario.to_network(),
             scenario.to_sources(context.seed),
             self.clock,
-            context.recorder(""),
+            context.recorder,
             seed=context.seed,
             cause=context.cause,
             tick_s=timing.tick_s,

@@ -122,7 +122,7 @@ class System:
             scenario,
             self.seed,
             self.catalogue.vnfds,
-            lambda about: Recorder("network", self.log, self.clock.now, prefix=about),
+            Recorder("network", self.log, self.clock.now),
             self.cause,
             self._shed,
         )

@@ -317,19 +317,15 @@ class AgentProcess:
         from phalanx.runtime.guarding import SiteDriver  # noqa: PLC0415  # of sites alone
 
         driver = SiteDriver(process.clock, Path(self.spec.state), say)
-        life = f"{self._name}.{process.incarnation}"
-
-        def recorder(about: str) -> Recorder:
-            prefix = f"{life}.pop{about}"  # beside the ids of the agent's own events
-            return Recorder(self._name, process.stream, process.clock.now, prefix)
-
+        beside = f"{self._name}.{process.incarnation}.pop"  # the agent's own events
+        recorder = Recorder(self._name, process.stream, process.clock.now, beside)
         vnfds = followed.catalogue.vnfds
         context = BuildContext(self.plan, self.plan.seed, vnfds, recorder, process.cause)
         driver.claim()
         network = driver.open(context, pop, self.spec.site, self.plan.timing.lease_s)
         process.on_close(lambda: driver.close() if self._ended else driver.suspend())
         install_monitors(network, self.plan, vnfds, process.cause, at=pop)
-        return acting_on(network, self.plan, process.clock, recorder(".observe"))
+        return acting_on(network, self.plan, process.clock, recorder.part("observe"))
 
     def _sink(self, name: AgentId, plan: Scenario) -> Sink:
         """Return what takes the agent's events, and seals them where there is a policy."""

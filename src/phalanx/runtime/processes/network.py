@@ -151,9 +151,11 @@ class NetworkProcess:
     def _begin(self) -> None:
         """Make the network, then serve it."""
         process, plan = self.process, self._plan
-        context = BuildContext(plan, self._seed, self._vnfds, self._recorder, process.cause)
+        life = f"{process.identity.name}.{process.incarnation}"
+        recorder = Recorder(process.identity.name, process.stream, process.clock.now, life)
+        context = BuildContext(plan, self._seed, self._vnfds, recorder, process.cause)
         network = self._network = self._environment.build(context)
-        acting = acting_on(network, plan, process.clock, self._recorder("observe"))
+        acting = acting_on(network, plan, process.clock, recorder.part("observe"))
         lease_s = FIRST_LEASE_S + max(0.0, -process.clock.now())
         install_monitors(network, plan, self._vnfds, process.cause, lease_s)
         self._free_at_start = network.free()
@@ -180,12 +182,6 @@ class NetworkProcess:
 
     def _unusable(self, reason: str) -> None:
         self.process.recorder.record("memory.unusable", self.process.cause, reason=reason)
-
-    def _recorder(self, about: str) -> Recorder:
-        process = self.process
-        life = f"{process.identity.name}.{process.incarnation}"
-        prefix = f"{life}.{about}" if about else life
-        return Recorder(process.identity.name, process.stream, process.clock.now, prefix)
 
     def _reservations(self, call: Call[ReservationsRequest, ReservationsAnswer]) -> None:
         self._network.check()
