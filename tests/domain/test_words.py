@@ -78,6 +78,9 @@ def test_a_recorder_counts_and_tells():
     ]
     assert second == "a.2-2"
     assert seen[1].data == {"link": "a>b", "up": False}
+    part = recorder.part("observe")
+    assert (part.agent, part.record("measure.refused", second)) == ("a", "a.2.observe-1")
+    assert recorder.record("run.ended", second) == "a.2-3", "each counts by itself"
 
 
 # -- times in messages mean the same by any two clocks ----------------------------------------
