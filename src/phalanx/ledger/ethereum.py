@@ -1,9 +1,9 @@
 """Ethereum's formats: accounts, signed transactions, RLP and the ABI of contracts.
 
-Keccak-256 comes from pycryptodome, the curve from libsecp256k1 and the ABI from eth-abi; they are
-imported with this module, and it is imported where a ledger is opened. Transactions are of the
-oldest kind (EIP-155), which every node takes. Octets from outside are read strictly: one value has
-one encoding.
+Keccak-256 comes from pycryptodome, the curve from libsecp256k1 and the ABI from eth-abi, which
+takes a quarter of a verb's start to import and is imported where a contract is called. Transactions
+are of the oldest kind (EIP-155), which every node takes. Octets from outside are read strictly: one
+value has one encoding.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 from coincurve import PrivateKey, PublicKey
 from Crypto.Hash import keccak as _keccak
-from eth_abi import abi
-from eth_abi.exceptions import DecodingError, EncodingError, ParseError
 from msgspec import Struct
 
 from phalanx.ledger import LedgerError
@@ -198,9 +196,11 @@ def encode(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
         LedgerError: if they are not of these types.
 
     """
+    from eth_abi import abi, exceptions  # noqa: PLC0415
+
     try:
         return abi.encode(kinds, values)
-    except (EncodingError, ParseError, UnicodeError, TypeError) as error:
+    except (exceptions.EncodingError, exceptions.ParseError, UnicodeError, TypeError) as error:
         raise LedgerError(f"values that no contract takes: {error}".splitlines()[0][:150]) from None
 
 
@@ -211,10 +211,12 @@ def decode(kinds: Sequence[str], octets: bytes) -> tuple[Any, ...]:
         LedgerError: if they are not what ``encode`` makes of values of these types.
 
     """
+    from eth_abi import abi, exceptions  # noqa: PLC0415
+
     try:
         values = abi.decode(kinds, octets)
         if abi.encode(kinds, values) == octets:
             return values
-    except (DecodingError, EncodingError, UnicodeError, OverflowError):
+    except (exceptions.DecodingError, exceptions.EncodingError, UnicodeError, OverflowError):
         pass
     raise LedgerError("octets that are not the values they should be")
