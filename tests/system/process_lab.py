@@ -26,6 +26,7 @@ from phalanx.bus.nats.server import NatsServer, find_server
 from phalanx.clock.wall import WallClock
 from phalanx.domain.errors import PhalanxError
 from phalanx.fabric.calls import CallClient, CallError
+from phalanx.fabric.envelope import event_of
 from phalanx.fabric.operations import (
     INVENTORY,
     STATUS,
@@ -42,7 +43,6 @@ from phalanx.identity.names import Identity, Role
 from phalanx.runtime.course import RESERVATIONS, ReservationsAnswer, ReservationsRequest
 from phalanx.runtime.domain.spec import Bundle, read_bundle
 from phalanx.runtime.processes.process import connected
-from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.testbed import PHALANX, ProcessTestbed
 from tests.system.process_log import Heard, effect_of, holds, timeline

@@ -12,7 +12,6 @@ from phalanx.cli.terminal import err, out, say
 from phalanx.runtime.processes.agent import open_agent
 from phalanx.runtime.processes.network import open_network
 from phalanx.runtime.processes.process import Process
-from phalanx.runtime.processes.recorder import open_recorder
 from phalanx.runtime.processes.spec import AgentSpec, NetworkProcessSpec, RecorderSpec, read_spec
 
 PATIENCE_S = 2.0
@@ -37,6 +36,9 @@ def network(config: Config) -> None:
 
 def recorder(config: Config) -> None:
     """Record the events of a domain in a store."""
+    # It brings SQLAlchemy, which each agent and operator would wait a quarter of a second for.
+    from phalanx.runtime.processes.recorder import open_recorder  # noqa: PLC0415
+
     spec = read_spec(RecorderSpec, config)
     started = open_recorder(spec)
     _run("recorder", spec.bus, started.process, started.run)

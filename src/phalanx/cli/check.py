@@ -15,8 +15,6 @@ from phalanx.cli.files import damage_named
 from phalanx.cli.terminal import AsJson, duration, emit_json, err, out, say
 from phalanx.domain.events import Event
 from phalanx.store.causes import climb
-from phalanx.store.database import Database
-from phalanx.store.history import EventQuery, History
 from phalanx.store.jsonl import LogStream
 
 _SHOWN = 20
@@ -74,6 +72,10 @@ def runs_of(log: str) -> Iterator[tuple[Path, Iterable[Event], bool]]:
     if "://" not in store:
         yield path, LogStream(path), False
         return
+    # SQLAlchemy takes a quarter of a second to import, and most logs are files.
+    from phalanx.store.database import Database  # noqa: PLC0415
+    from phalanx.store.history import EventQuery, History  # noqa: PLC0415
+
     with Database(store, create=False) as database:
         history = History(database)
         for run in history.runs():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from msgspec import structs
@@ -18,11 +18,11 @@ from phalanx.cli.terminal import counted, err, say
 from phalanx.domain.errors import LogError, PhalanxError, ScenarioError
 from phalanx.domain.events import Event, Sink
 from phalanx.loading import nearest, not_a_file
-from phalanx.runtime.catalogue import load_catalogue
-from phalanx.runtime.loading import load_scenario, offences
-from phalanx.runtime.scenario import Scenario, Strategy
 from phalanx.store import HistorySink, open_store
 from phalanx.store.jsonl import JsonlSink, decode_line, read_log
+
+if TYPE_CHECKING:
+    from phalanx.runtime.scenario import Scenario, Strategy
 
 
 def open_scenario(
@@ -43,6 +43,10 @@ def open_scenario(
         ScenarioError: with one line, also if it names a function that cannot be had.
 
     """
+    # They take a quarter of a second to import, and verbs that read logs do without.
+    from phalanx.runtime.catalogue import load_catalogue  # noqa: PLC0415
+    from phalanx.runtime.loading import load_scenario, offences  # noqa: PLC0415
+
     scenario = load_scenario(path)
     if strategy is not None:
         scenario = structs.replace(scenario, strategy=strategy)

@@ -17,6 +17,8 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from phalanx.bus import subjects
+from phalanx.bus.client import Delivery, Stored
 from phalanx.bus.wire import MAX_OCTETS
 from phalanx.domain.errors import PhalanxError
 from phalanx.domain.events import Event
@@ -233,3 +235,17 @@ def to_event(envelope: Envelope) -> Event:
         raise EnvelopeError(f"type {envelope.type!r} is not as phalanx.<kind>")
     _, agent = speaker(envelope.source)
     return Event(envelope.id, when, agent, kind, envelope.cause, data)
+
+
+def event_of(stored: Stored | Delivery, domain: str) -> Event:
+    """Return the event that a stream keeps, or an agent publishes.
+
+    Raises:
+        EnvelopeError: if it is none, or of another than who sent it.
+
+    """
+    envelope = from_json(stored.payload)
+    said_by = subjects.speaker(stored.subject)
+    if speaker(envelope.source) != (domain, said_by):
+        raise EnvelopeError(f"its source is {envelope.source!r}, but {said_by!r} sent it")
+    return to_event(envelope)

@@ -22,13 +22,12 @@ from phalanx.domain.errors import ScenarioError
 from phalanx.domain.events import Event
 from phalanx.fabric.calls import CallClient, CallError, CallTimedOut
 from phalanx.fabric.directory import Appraise, RegistryChange, RegistryEntry, unattested
-from phalanx.fabric.envelope import EnvelopeError
+from phalanx.fabric.envelope import EnvelopeError, event_of
 from phalanx.fabric.operations import STATUS, Operation, StatusAnswer, StatusRequest
 from phalanx.fabric.registry import Registry
 from phalanx.runtime.domain.directory import BUS_FILE, DOMAIN_FILE
 from phalanx.runtime.domain.spec import read_bundle
 from phalanx.runtime.processes.process import connected
-from phalanx.runtime.processes.recorder import event_of
 
 CALL_S = 5.0
 """How long an operation may take to be answered."""

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from phalanx.bus import subjects
-from phalanx.bus.client import Delivery, Stored
+from phalanx.bus.client import Stored
 from phalanx.clock import Timer
 from phalanx.domain.errors import StoreError
 from phalanx.domain.events import Event
 from phalanx.fabric.audit import AccessRefusal
-from phalanx.fabric.envelope import EnvelopeError, from_json, speaker, to_event
+from phalanx.fabric.envelope import EnvelopeError, event_of
 from phalanx.fabric.registration import END_TO_END
 from phalanx.fabric.tracing import Tracer, TracingError
 from phalanx.identity.names import Role
@@ -83,20 +83,6 @@ class Spans:
             return [entry.event for entry in self._history.causes(self._domain, event_id).entries]
         except StoreError:
             return []  # then its effects wait for it, and begin a trace; no more depends on it
-
-
-def event_of(stored: Stored | Delivery, domain: str) -> Event:
-    """Return the event that a stream keeps, or an agent publishes.
-
-    Raises:
-        EnvelopeError: if it is none, or of another than who sent it.
-
-    """
-    envelope = from_json(stored.payload)
-    said_by = subjects.speaker(stored.subject)
-    if speaker(envelope.source) != (domain, said_by):
-        raise EnvelopeError(f"its source is {envelope.source!r}, but {said_by!r} sent it")
-    return to_event(envelope)
 
 
 def open_recorder(spec: RecorderSpec) -> RecorderProcess:

@@ -27,7 +27,7 @@ from phalanx.domain.events import Event, Recorder, Sink, in_causal_order
 from phalanx.domain.network import PopId
 from phalanx.fabric import operations as ops
 from phalanx.fabric.calls import CallClient, CallError
-from phalanx.fabric.envelope import EnvelopeError
+from phalanx.fabric.envelope import EnvelopeError, event_of
 from phalanx.identity.names import Role
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.catalogue import load_catalogue
@@ -46,7 +46,6 @@ from phalanx.runtime.domain.spec import read_bundle
 from phalanx.runtime.environment import LINUX_LEAD_S, Say, check_linux
 from phalanx.runtime.processes.network import LINK, REPOSITORY, LinkRequest, RepositoryRequest
 from phalanx.runtime.processes.process import RecordingClient, run_clock
-from phalanx.runtime.processes.recorder import event_of
 from phalanx.runtime.processes.secaas import SecaasIdentity
 from phalanx.runtime.processes.spec import RunSpec
 from phalanx.runtime.processes.testbed import ProcessTestbed
