@@ -10,6 +10,7 @@ from phalanx.clock.virtual import VirtualClock
 from phalanx.clock.wall import WallClock
 from phalanx.domain.trust import AttestationResult, Deviation, TrustTier
 from phalanx.ledger import Confirmed, Ledger, LedgerNode, RecordedEntry, Refused, open_ledger
+from phalanx.ledger.abi import decode, encode
 from phalanx.ledger.election import agent_key, assigned, commitment
 from phalanx.ledger.entries import (
     Attested,
@@ -20,7 +21,7 @@ from phalanx.ledger.entries import (
     Revealed,
     RoundOpened,
 )
-from phalanx.ledger.ethereum import decode, encode, keccak
+from phalanx.ledger.ethereum import keccak
 
 
 def secret(name: str, salt: str = "") -> bytes:

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from ledger_group import secret
 
 from phalanx.ledger import LedgerError
+from phalanx.ledger.abi import decode, encode
 from phalanx.ledger.ethereum import (
     Account,
     Transaction,
     contract_address,
-    decode,
-    encode,
     fields_of,
     keccak,
     one_line,

@@ -36,8 +36,7 @@ def network(config: Config) -> None:
 
 def recorder(config: Config) -> None:
     """Record the events of a domain in a store."""
-    # It brings SQLAlchemy, which each agent and operator would wait a quarter of a second for.
-    from phalanx.runtime.processes.recorder import open_recorder  # noqa: PLC0415
+    from phalanx.runtime.processes.recorder import open_recorder  # noqa: PLC0415  # slow: SQL
 
     spec = read_spec(RecorderSpec, config)
     started = open_recorder(spec)

@@ -72,8 +72,7 @@ def runs_of(log: str) -> Iterator[tuple[Path, Iterable[Event], bool]]:
     if "://" not in store:
         yield path, LogStream(path), False
         return
-    # SQLAlchemy takes a quarter of a second to import, and most logs are files.
-    from phalanx.store.database import Database  # noqa: PLC0415
+    from phalanx.store.database import Database  # noqa: PLC0415  # slow, and most logs are files
     from phalanx.store.history import EventQuery, History  # noqa: PLC0415
 
     with Database(store, create=False) as database:

@@ -20,7 +20,7 @@ import pyrevm
 from msgspec import Struct
 
 from phalanx.clock import Clock
-from phalanx.ledger import LedgerError
+from phalanx.ledger import LedgerError, abi
 from phalanx.ledger import ethereum as eth
 from phalanx.ledger.ethereum import Transaction, keccak, octets_of, rlp
 
@@ -327,7 +327,7 @@ def reason_of(octets: str) -> str:
     try:
         held = octets_of(octets)
         if held[:4] == _REVERT:
-            return eth.one_line(eth.decode(["string"], held[4:])[0])
+            return eth.one_line(abi.decode(["string"], held[4:])[0])
     except LedgerError:
         pass
     return "the contracts forbid it"

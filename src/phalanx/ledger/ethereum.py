@@ -1,9 +1,8 @@
-"""Ethereum's formats: accounts, signed transactions, RLP and the ABI of contracts.
+"""Ethereum's formats: accounts, signed transactions and RLP.
 
-Keccak-256 comes from pycryptodome, the curve from libsecp256k1 and the ABI from eth-abi, which
-takes a quarter of a verb's start to import and is imported where a contract is called. Transactions
-are of the oldest kind (EIP-155), which every node takes. Octets from outside are read strictly: one
-value has one encoding.
+Keccak-256 comes from pycryptodome and the curve from libsecp256k1. Transactions are of the oldest
+kind (EIP-155), which every node takes. Octets from outside are read strictly: one value has one
+encoding.
 """
 
 from __future__ import annotations
@@ -184,39 +183,3 @@ def contract_address(account: str, nonce: int) -> str:
 
 def _address(key: PublicKey) -> str:
     return "0x" + keccak(key.format(compressed=False)[1:])[12:].hex()
-
-
-# -- ABI ------------------------------------------------------------------------------------
-
-
-def encode(kinds: Sequence[str], values: Sequence[Any]) -> bytes:
-    """Return the ABI encoding of ``values``.
-
-    Raises:
-        LedgerError: if they are not of these types.
-
-    """
-    from eth_abi import abi, exceptions  # noqa: PLC0415
-
-    try:
-        return abi.encode(kinds, values)
-    except (exceptions.EncodingError, exceptions.ParseError, UnicodeError, TypeError) as error:
-        raise LedgerError(f"values that no contract takes: {error}".splitlines()[0][:150]) from None
-
-
-def decode(kinds: Sequence[str], octets: bytes) -> tuple[Any, ...]:
-    """Return the values that ``octets`` encode.
-
-    Raises:
-        LedgerError: if they are not what ``encode`` makes of values of these types.
-
-    """
-    from eth_abi import abi, exceptions  # noqa: PLC0415
-
-    try:
-        values = abi.decode(kinds, octets)
-        if abi.encode(kinds, values) == octets:
-            return values
-    except (exceptions.DecodingError, exceptions.EncodingError, UnicodeError, OverflowError):
-        pass
-    raise LedgerError("octets that are not the values they should be")

@@ -33,6 +33,7 @@ from phalanx.ledger import (
     LedgerStatus,
     RecordedEntry,
     Refused,
+    abi,
 )
 from phalanx.ledger import entries as kinds
 from phalanx.ledger import ethereum as eth
@@ -209,7 +210,7 @@ def calldata(entry: Entry) -> bytes:
                 form.fields, _types(type(held)), structs.astuple(held), strict=True
             )
         ]
-        octets = bytes.fromhex(form.selector) + eth.encode([form.whole], [values])
+        octets = bytes.fromhex(form.selector) + abi.encode([form.whole], [values])
     except (ValueError, TypeError, AttributeError, LedgerError) as error:
         raise LedgerError(f"no {type(entry).__name__} that can be recorded: {error}") from None
     if len(octets) > LONGEST:
@@ -228,7 +229,7 @@ def entry_of(topics: list[str], data: bytes) -> tuple[Entry, Address]:
     if entry is None or len(data) > LONGEST_LOG:
         raise LedgerError("the node answered with an event that the contracts do not have")
     form = _artefacts().forms[entry.__name__]
-    values = eth.decode([form.whole], data)[0]
+    values = abi.decode([form.whole], data)[0]
     made = AttestationResult if entry is kinds.Attested else entry
     try:
         held = made(*map(_inward, form.fields, _types(made), values))
@@ -342,7 +343,7 @@ class EthereumNode:
         if self.operator not in (None, account.address):
             raise LedgerError("another operator has founded this ledger")
         self._of(account.address)
-        data = bytes.fromhex(_artefacts().bytecode) + eth.encode(["string"], [name])
+        data = bytes.fromhex(_artefacts().bytecode) + abi.encode(["string"], [name])
         self.join(secret).deploy(data)
         self.poll()
         return account.address
