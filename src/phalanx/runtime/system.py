@@ -118,13 +118,9 @@ class System:
         if isinstance(self.clock, VirtualClock):
             about["clocks"] = 1
         self.cause = self.recorder.record("run.started", None, **about)
+        recorder = Recorder("network", self.log, self.clock.now)
         context = BuildContext(
-            scenario,
-            self.seed,
-            self.catalogue.vnfds,
-            Recorder("network", self.log, self.clock.now),
-            self.cause,
-            self._shed,
+            scenario, self.seed, self.catalogue.vnfds, recorder, self.cause, self._shed
         )
         self.infrastructure: RunNetwork = self.environment.build(context)
         self._acting = acting_on(self.infrastructure, scenario, self.clock, self.recorder)
