@@ -22,7 +22,8 @@ from phalanx.infrastructure.linux.kernel.namespaces import Inside
 from phalanx.infrastructure.linux.kernel.runs import clean
 from phalanx.infrastructure.linux.vnf.nft import Nft
 
-pytestmark = [pytest.mark.linux, requires_root]
+# It finds what other tests' killed runs left, too: not at the same time as those.
+pytestmark = [pytest.mark.linux, pytest.mark.xdist_group("linux"), requires_root]
 
 OWNER = """
 import os, subprocess, sys, time
