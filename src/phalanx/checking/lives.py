@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 from phalanx.checking.rules import MESSAGES, PursuedGoal, RuleGroup, Violation
 from phalanx.domain.events import Event, numbered
 
+MOVED = "fault.injected image.evicted link.changed"
+"""Why an image comes from elsewhere than it was to."""
 CAUSED_BY = {
     event: set(causes.split())
     for causes, events in {
         # It is put in force anew where its VNF was replaced, or its rules were lost.
-        "action.failed analysis.done measure.applied plan.started policy.lost": "measure.applied",
+        "action.failed analysis.done measure.applied measure.lifted plan.started policy.lost "
+        "source.spared": "measure.applied",
         "agent.draining": "agent.left",
         "agent.restored goal.ended": "contract.ended",
         "attestation.result run.started": "trust.changed",
@@ -22,15 +25,15 @@ CAUSED_BY = {
         "fault.injected": "agent.crashed agent.restored link.changed",
         "fault.injected run.started": "agent.draining agent.started trust.enrolled",
         "goal.adopted plan.ended": "plan.started",
-        "goal.ended": "loop.relieved",
+        "goal.ended loop.passed": "loop.relieved",
         "goal.ended plan.started": "claim.granted",
         "hold.granted": "hold.ended",
-        "hold.granted instance.downloading instance.started": "lease.expired",
-        "image.prefetching instance.downloading run.started": "image.cached",
-        "instance.downloading plan.started": "instance.downloading",
-        "instance.downloading plan.started run.started": "instance.started",
+        f"{MOVED} hold.granted instance.downloading instance.started plan.started": "lease.expired",
+        f"{MOVED} image.prefetching instance.downloading run.started": "image.cached",
+        f"{MOVED} instance.downloading plan.started": "instance.downloading",
+        f"{MOVED} instance.downloading plan.started run.started": "instance.started",
         "instance.started": "instance.replaced",
-        "loop.returned plan.started": "loop.passed",
+        "loop.passed loop.returned plan.started": "loop.passed",
         "plan.started": "contract.accepted scaling.refused",
         "run.started": "key.installed measures.counted network.sample repository.changed run.ended "
         "traffic.changed",
@@ -216,7 +219,8 @@ class CauseRules(RuleGroup):
             self.broken("kinds", event, f"{event.kind} by {cause.kind}, {cause.id}")
         for own, its in SAME.get(event.kind, ()):
             said = event.data.get(own)
-            known = cause.data.get(its, said)
+            # Where an image is no more says nothing of where it is wanted.
+            known = cause.data.get(its, said) if cause.kind != "image.evicted" else said
             text = f"{own} of {event.kind} is {said}, and its cause {cause.id} says {known}"
             self.require(said in (None, known), "kinds", event, text)
 
