@@ -21,6 +21,7 @@ from phalanx.domain.events import Event
 from phalanx.domain.version import VERSION
 from phalanx.store.jsonl import read_jsonl, read_log
 from phalanx.store.sql import SqlEventStore
+from tests.nightly import sample
 from tests.store.small_disk import small_disk
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
@@ -236,13 +237,16 @@ def test_a_strategy_that_the_scenario_does_not_fit_is_refused(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ("--help",),
-        ("explain", "--help"),
-        ("run", RING, "--until", "20"),
-        ("run", RING, "--until", "20", "--json"),
-        ("place", DDOS, "--goal", "linkRateLimited", "--auctioneer", "pop6", "--json"),
-    ],
+    sample(
+        [
+            ("explain", "--help"),
+            ("--help",),
+            ("run", RING, "--until", "20"),
+            ("run", RING, "--until", "20", "--json"),
+            ("place", DDOS, "--goal", "linkRateLimited", "--auctioneer", "pop6", "--json"),
+        ],
+        2,
+    ),
 )
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
@@ -409,7 +413,7 @@ def enough(folder: Path, url: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", sample([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], 2))
 def test_a_short_run_that_is_ended_leaves_its_history(
     tmp_path: Path, number: signal.Signals
 ) -> None:

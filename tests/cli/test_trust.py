@@ -105,7 +105,7 @@ def test_service_levels_are_shown_with_the_words_of_both_sides(tmp_path: Path) -
     trust = TrustSpec(url, 10.0, service_levels=ServiceLevel(100.0, 0.02))
     lost = FaultSpec(30, "lose", agent="pop4", share=0.5)
     System(
-        replace(load_scenario(SCENARIO), traffic=(), faults=(lost,), trust=trust, duration_s=400)
+        replace(load_scenario(SCENARIO), traffic=(), faults=(lost,), trust=trust, duration_s=250)
     ).run()
     said = " ".join(told("status", "--ledger", url).split())  # columns are folded
     assert re.search(r"pop\d: \d×, last 0 ms", said)

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from remote_lab import remote, serve
 from tests.bus.seal_lab import seal
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.published import load_published
 
 from phalanx.bus.agents import AgentBus
@@ -124,6 +124,7 @@ def test_one_in_twenty_lost_and_one_in_twenty_doubled(seed: int) -> None:
     assert spread.provider.outcomes["Again"] > 10
 
 
+@at_night
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_is_cut_off_for_three_seconds(seed: int) -> None:
     spread = Spread(seed)

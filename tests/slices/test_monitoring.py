@@ -155,6 +155,7 @@ def test_a_loop_that_is_started_anew_goes_on_with_what_was_usual(first_dies) -> 
     assert check(result.events) == []
 
 
+@at_night
 def test_without_a_service_left_a_loop_started_anew_has_to_learn() -> None:
     gone = [dies(name, 50.0) for name in ("ms-a", "ms-b")]
     found, result = sums(monitored(*gone, dies("nssi-ran", LOOP_DIES, 1.0)))

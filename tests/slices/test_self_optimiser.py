@@ -18,6 +18,7 @@ from phalanx.slices.model import (
     SlicesSpec,
     SNssai,
 )
+from tests.nightly import sample
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import about, of
 
@@ -57,7 +58,7 @@ def times(result: RunResult, kind: str) -> list[float]:
 CRASH = FaultSpec(60.0, "crash", agent="mano", for_s=5.0, memory=True)
 
 
-@pytest.mark.parametrize("faults", [(), (CRASH,)], ids=["", "started anew meanwhile"])
+@pytest.mark.parametrize("faults", sample([(CRASH,), ()], 2))
 def test_what_growth_needed_is_given_back_once_it_is_over(faults: tuple[FaultSpec, ...]) -> None:
     result = run(GROWS, faults=faults)
     wanted = [e.agent for e in about(result, "auction.called", "goal", "replicated")]

@@ -221,6 +221,7 @@ def test_one_that_reports_false_breaches_expels_nobody_and_costs_others_little(c
     assert found["pop1"] > 0.6  # and no one falls below what bids need, by this alone
 
 
+@at_night
 def test_one_that_takes_its_word_back_each_second_makes_others_write_once_a_round() -> None:
     system = System(plan())
     levels = iter(range(1, 100_000))
@@ -238,7 +239,7 @@ def test_one_that_takes_its_word_back_each_second_makes_others_write_once_a_roun
     assert all_are_trusted(run)
 
 
-@pytest.mark.parametrize("held_s", sample([nan, inf, -inf, -1e308, 1e308], 4))
+@pytest.mark.parametrize("held_s", sample([nan, inf, -inf, -1e308, 1e308], 5))
 def test_nonsense_about_the_time_of_an_answer_breaks_nothing(held_s: float) -> None:
     system = System(plan(until=150))
     node: Any = system.agents["pop3"].node

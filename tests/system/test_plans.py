@@ -47,7 +47,7 @@ def test_random_plans(mode, part):
         assert trial(seed, mode).failures == (), f"phalanx fuzz --replay {seed} --mode {mode}"
 
 
-@pytest.mark.parametrize("file", sample(KEPT, 24), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sample(KEPT, 40), ids=lambda file: file.stem)
 def test_plans_that_once_failed(file):
     mode = file.stem.partition("-")[0]
     plan = yaml.safe_load(file.read_text())
@@ -57,7 +57,7 @@ def test_plans_that_once_failed(file):
 @pytest.mark.parametrize("mode", ["safety", "liveness"])
 def test_every_plan_is_a_scenario_file(mode):
     kinds = Counter()
-    for seed in sample(range(300), 6):
+    for seed in sample(range(300), 9):
         plan = random_plan(seed, mode)
         scenario = parse_scenario(as_yaml(plan), "plan.yaml")
         assert not [*offences(scenario)]
@@ -106,7 +106,7 @@ def test_a_flood_that_nobody_stops_is_a_failure_of_liveness_and_shrinks_to_what_
             f.rule == "service" for f in fuzz.judge(candidate, "liveness", run_plan).failures
         )
 
-    small = fuzz.shrink(plan, fails, tries=30)
+    small = fuzz.shrink(plan, fails, tries=16)
     assert fails(small)
     assert len(small["network"]["pops"]) < 4
     assert len(small["faults"]) < 4

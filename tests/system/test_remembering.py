@@ -71,7 +71,7 @@ def check(result, *, agents=()):
     assert result.summary.mitigated
 
 
-@pytest.mark.parametrize("moment", sample(MOMENTS, 8))
+@pytest.mark.parametrize("moment", sample(MOMENTS, 12))
 def test_an_agent_goes_on_after_a_crash_while(moment):
     at_s, agent = MOMENTS[moment]
     _, result = run([restored(agent, at_s, AWAY_S)])
@@ -86,7 +86,7 @@ def test_an_agent_goes_on_after_a_crash_while(moment):
 
 
 @settings(
-    max_examples=examples(2),
+    max_examples=examples(1),
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
@@ -111,6 +111,7 @@ def test_a_contract_whose_vnf_did_not_run_yet_is_passed_on_at_once():
     assert stopped[0].time == 24.0
 
 
+@at_night
 def test_work_goes_on_where_its_vnf_runs_already():
     _, plain = run([])
     _, result = run([restored("pop5", 100.0, AWAY_S)])
@@ -119,6 +120,7 @@ def test_work_goes_on_where_its_vnf_runs_already():
     assert result.summary.last_limit_s == pytest.approx(plain.summary.last_limit_s, abs=1)
 
 
+@at_night
 def test_measures_stay_in_force_and_are_still_watched():
     _, result = run([restored("pop5", 300.0, AWAY_S)])
     lifted = of(result, "measure.lifted", pop="pop5")
@@ -127,7 +129,7 @@ def test_measures_stay_in_force_and_are_still_watched():
     assert [e for e in lifted if e.time > 420], "quiet is noticed in the second life"
 
 
-@pytest.mark.parametrize("away", [10.0, 14.0], ids=lambda a: f"away {a:g} s")
+@pytest.mark.parametrize("away", sample([10.0, 14.0], 2), ids=lambda a: f"away {a:g} s")
 @pytest.mark.parametrize(
     ("at_s", "agent"), sample([(100.0, "pop5"), (51.33, "pop6"), (250.0, "pop5")], 3)
 )

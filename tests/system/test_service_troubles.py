@@ -21,6 +21,8 @@ CROWD, ATTACK, DETOUR, NEAR = "autoscale-crowd", "autoscale-attack", "detour", "
 MEMORY, LIMITS, UP = "memory-restart", "restart-limits", "scale-up"
 SECURED = "secured-detour"
 AT_NIGHT = (
+    (DETOUR, 47, 120, 0.97, 0.75),
+    (NEAR, 49, 120, 0.97, 0.75),
     (CROWD, 45, 130, 0.97, 0.75),
     (MEMORY, 5, 240, 0.95, 0.35),
     (SECURED, 47, 120, 0.97, 0.75),
@@ -68,8 +70,7 @@ def blocked(result: RunResult) -> set[str]:
     ("name", "since", "until", "least", "most"),
     [
         (ATTACK, 45, 130, 0.97, 0.05),
-        (DETOUR, 47, 120, 0.97, 0.75),
-        *([(NEAR, 49, 120, 0.97, 0.75), *AT_NIGHT] if NIGHTLY else []),
+        *(AT_NIGHT if NIGHTLY else ()),
     ],
 )
 def test_users_get_much_more_than_without(
@@ -178,6 +179,7 @@ def test_a_service_is_enlarged_where_it_runs_before_it_gets_a_replica() -> None:
     assert not of(result, "scaling.refused")
 
 
+@at_night
 def test_what_a_service_soon_needs_again_it_keeps_twice_as_long() -> None:
     base = plan(UP)
     (shop,) = base.hosts
@@ -271,7 +273,7 @@ WATCHER_AWAY = (
 )
 
 
-@pytest.mark.parametrize(("name", "fault"), sample(WATCHER_AWAY, 3))
+@pytest.mark.parametrize(("name", "fault"), sample(WATCHER_AWAY, 5))
 def test_what_was_asked_for_is_not_there_for_ever_when_who_asked_was_away(
     name: str, fault: FaultSpec
 ) -> None:
@@ -337,6 +339,7 @@ def test_what_would_become_readable_later_takes_the_direct_way_instead() -> None
     assert served(result, 62, 100) < 0.9, "which is slow, but nobody's to read"
 
 
+@at_night
 def test_a_replica_is_placed_where_the_slow_way_begins() -> None:
     result = shipped(NEAR)
     near = about(result, "measure.applied", "effect", "placedNear")
@@ -385,6 +388,7 @@ def test_a_replica_answers_before_the_service_ends_once_it_was_started_anew_ofte
     assert len([e for e in of(result, "host.restarted") if e.time < replica.time]) == 2
 
 
+@at_night
 def test_where_nothing_helps_against_a_leak_that_is_said_once() -> None:
     alone = plan(LIMITS, functions=plan(MEMORY).functions)
     result = run_scenario(alone, until=110)
@@ -394,6 +398,7 @@ def test_where_nothing_helps_against_a_leak_that_is_said_once() -> None:
     assert most_restarts(result, 119) == 2
 
 
+@at_night
 def test_attackers_who_make_a_service_leak_are_filtered_and_get_no_replica() -> None:
     base = leaking(leak_share_request=0.0005, requests_s=3000.0)
     flood = group("leakers", 20, at=("north",), profile="http-flood", demand_mb_s=0.5)

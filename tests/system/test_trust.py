@@ -238,6 +238,7 @@ def lying(agent: str, how: str, at_s: float = 15.0) -> tuple[System, RunResult]:
     return system, system.run()
 
 
+@at_night
 def test_a_rule_that_is_another_is_found_at_once_by_the_agent_that_had_it_made() -> None:
     """It bids truly, wins, and drops all that goes to the server."""
     _, result = lying("pop6", "lie", 22.1)  # after the awards
@@ -392,6 +393,7 @@ def test_without_a_chain_whoever_enrolled_the_agents_opens_the_rounds() -> None:
     assert set(others.values()) == {TrustStanding.TRUSTED}
 
 
+@at_night
 def test_a_rule_that_was_weakened_behind_an_agents_back_is_found() -> None:
     system = System(replace(INFECTED, faults=(), duration_s=70))
     measures: Any = system.infrastructure._measures  # type: ignore[attr-defined]
@@ -474,6 +476,7 @@ def test_who_is_cut_off_for_long_is_silent_and_comes_back() -> None:
     assert set(standings(system).values()) == {TrustStanding.TRUSTED}
 
 
+@at_night
 def test_who_is_silent_for_a_while_still_looks_after_what_it_has_in_force() -> None:
     """Else its filter stayed for good: the goal that watches it failed, and the lease held."""
     alone = FaultSpec(40, "partition", groups=(("pop2",),), for_s=12)
@@ -534,6 +537,7 @@ def vouch(verifier: Attestation) -> None:
     verifier._conclude = conclude  # type: ignore[method-assign]
 
 
+@at_night
 def test_one_that_accuses_the_innocent_expels_nobody() -> None:
     system = System(quiet(until=160))
     accuse(attestation(system, "pop2"), "pop5")
@@ -760,6 +764,7 @@ def test_every_agent_is_verified_as_often_as_the_plan_says() -> None:
     assert all(attester not in verifiers for (_, attester), verifiers in said.items())
 
 
+@at_night
 def test_a_group_is_verified_whole_and_then_as_often_as_the_plan_says() -> None:
     """At night a hundred agents and an hour; else fewer, and as many rounds."""
     count, period_s = (100, 60.0) if NIGHTLY else (16, 30.0)
