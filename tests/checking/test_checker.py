@@ -135,7 +135,6 @@ def test_thing_of_which_another_event_says_something_else(busy, kind, said):
 @pytest.mark.parametrize(
     ("kind", "cause"),
     [
-        ("contract.ended", "plan.started"),
         ("instance.started", "auction.bid"),
         ("measure.applied", "goal.adopted"),
         ("plan.started", "auction.called"),

@@ -18,7 +18,6 @@ CAUSED_BY = {
         "action.failed analysis.done measure.applied measure.lifted plan.started policy.lost "
         "source.spared": "measure.applied",
         "agent.draining": "agent.left",
-        "agent.restored goal.ended": "contract.ended",
         "attestation.result run.started": "trust.changed",
         "auction.called": "auction.bid auction.refused",
         "auction.failed": "ssla.conceded",

@@ -58,6 +58,8 @@ class ReservationRules(RuleGroup):
         self.run.total, self.run.free, self.run.chains, self.run.running = {}, {}, {}, {}
         self._has: dict[str, dict[str, Amounts]] = {}
         self._held: dict[str, dict[str, _Held]] = {}
+        self._changed: dict[str, float] = {}
+        """By PoP: when what it has free changed last."""
         self._claims: dict[tuple[str, str], dict[str, dict[str, tuple[bool, float]]]] = {}
         """By link and group: the holds (True) and chains, with their MB/s."""
         self._stopped: tuple[str, Event] | None = None
@@ -102,12 +104,11 @@ class ReservationRules(RuleGroup):
             self.broken("resources", event, f"{name} gives back what it does not have")
         total = self.run.total.setdefault(pop, amounts(data["total"]))
         self.require(total == amounts(data["total"]), "resources", event, f"{pop} has {total}")
-        self.run.free[pop] = amounts(data["free"])
+        self.run.free[pop], self._changed[pop] = amounts(data["free"]), event.time
         for index, free in enumerate(self.run.free[pop]):
             left = total[index] - sum(amount[index] for amount in has.values())
-            if not near(left, free):
-                text = f"{pop} says {free:g} {AMOUNTS[index]} are free, not {left:g}"
-                self.broken("resources", event, text)
+            text = f"{pop} says {free:g} {AMOUNTS[index]} are free, not {left:g}"
+            self.require(near(left, free), "resources", event, text)
         self._fits(event, pop)
 
     def _fits(self, event: Event, pop: str) -> None:
@@ -115,9 +116,8 @@ class ReservationRules(RuleGroup):
         taken += [held.amounts for held in self._held.get(pop, {}).values()]
         for index, total in enumerate(self.run.total.get(pop, ())):
             wanted = sum(amount[index] for amount in taken)
-            if wanted > total + ROUNDING:
-                text = f"{pop} has {total:g} {AMOUNTS[index]}, {wanted:g} are promised"
-                self.broken("resources", event, text)
+            text = f"{pop} has {total:g} {AMOUNTS[index]}, {wanted:g} are promised"
+            self.require(wanted <= total + ROUNDING, "resources", event, text)
 
     def on_hold_granted(self, event: Event) -> None:
         """Note a hold, and see whether it fits."""
@@ -159,7 +159,9 @@ class ReservationRules(RuleGroup):
         for index, total in enumerate(self.run.total[pop]):
             left.append(total - sum(each[index] for each in taken))
             said = amounts(data["free"][0])[index] if "free" in data else total
-            if not left[index] - ROUNDING <= said <= total:
+            # Its agent may not have heard yet of what ended at this very moment.
+            least = left[index] if self._changed.get(pop) != event.time else 0.0
+            if not least - ROUNDING <= said <= total:
                 text = f"the bid counts on {said:g} {AMOUNTS[index]}, {left[index]:g} are left"
                 self.broken("resources", event, text)
         needs = []

@@ -190,10 +190,10 @@ class Recovery(Capability):
         for contract in bidder.contracts.working():
             if contract.initiator != me.name:
                 bidder.pursue(me, contract)
-        me.later(self._settle_own, me)
+        me.later(self._settle_own, me, me.cause)
         return None
 
-    def _settle_own(self, me: Agent, *, again: bool = True) -> None:
+    def _settle_own(self, me: Agent, cause: str, *, again: bool = True) -> None:
         """Now that goals are pursued again: work on what this agent waits for itself.
 
         A plan that is taken up so may wait for more of it. What is left over in the end, here
@@ -206,8 +206,9 @@ class Recovery(Capability):
         for contract in wanted:
             bidder.pursue(me, contract)
         if wanted or again:  # plans are given the time to begin
-            me.call_at(me.now + ASK_S, partial(self._settle_own, me, again=bool(wanted)))
+            me.call_at(me.now + ASK_S, partial(self._settle_own, me, cause, again=bool(wanted)))
             return
+        me.cause = cause
         for contract in idle:
             bidder.abandon(me, contract, "nobody waits for it")
         auctioneer.give_up_rest(me)
