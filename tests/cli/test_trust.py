@@ -103,7 +103,7 @@ def test_history_tells_enrolment_results_and_revocation_in_the_ledgers_order(ran
 def test_service_levels_are_shown_with_the_words_of_both_sides(tmp_path: Path) -> None:
     url = f"evm:{tmp_path / 'ledger.db'}"
     trust = TrustSpec(url, 10.0, service_levels=ServiceLevel(100.0, 0.02))
-    lost = FaultSpec(30, "lose", agent="pop4", share=0.5)
+    lost = FaultSpec(30, "lose", agent="pop4", share=0.3)
     System(
         replace(load_scenario(SCENARIO), traffic=(), faults=(lost,), trust=trust, duration_s=250)
     ).run()

@@ -489,6 +489,17 @@ def test_who_is_silent_for_a_while_still_looks_after_what_it_has_in_force() -> N
     assert lifted.data["reason"] == "lifted"
 
 
+def test_who_was_silent_is_genuine_again_as_soon_as_it_answers() -> None:
+    """The round in which it was asked in vain goes on for 2.5 s: it does not have to wait."""
+    alone = FaultSpec(20, "partition", groups=(("pop2",),), for_s=40.6)
+    result = System(quiet(alone, until=70)).run()
+    changes = of(result.events, "trust.changed", agent="pop2")
+    assert "silent" in {event.data["standing"] for event in changes}
+    back = next(event for event in changes if event.time > 60)
+    assert back.data["standing"] == "trusted"
+    assert back.time < 62.5
+
+
 def test_who_was_never_enrolled_is_not_listened_to_until_it_is_verified() -> None:
     """It is of the same program, with a place on the bus and at a PoP."""
     system = System(replace(INFECTED, faults=()))

@@ -519,7 +519,9 @@ class Attestation(Capability):
         assert self.terms is not None
         if self._looks.get(attester) is not look:
             return
-        if look.tries < self.terms.tries:
+        # One that is silent is asked as long as the round lasts: its answers may arrive seldom.
+        silent = look.round != CHAIN and self.register.standing(attester) is TrustStanding.SILENT
+        if silent or look.tries < self.terms.tries:
             look.tries += 1
             self._ask(me, attester, look)
             return
@@ -548,13 +550,12 @@ class Attestation(Capability):
         if measured is not None:
             self._seen[attester] = measured
             look.activity = measured.measured.activity
-        conclude = partial(self._conclude, me, attester, look)
         if tier is TrustTier.AFFIRMING and self.audit is not None:
             # Its program is genuine; what it does has to agree with what it says, too.
             audited = partial(self._audited, me, attester, look, reply.evidence, deviations)
             self.audit(me, attester, reply.kept, audited)
         else:
-            conclude(tier, deviations, reply.evidence)
+            self._conclude(me, attester, look, tier, deviations, reply.evidence)
 
     def _audited(
         self,
