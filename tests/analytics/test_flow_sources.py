@@ -169,7 +169,7 @@ def honest(crowd):
 
 
 @pytest.mark.parametrize("way", ex.WAYS)
-@pytest.mark.parametrize("rate", sample([50, 1, 2], 2))
+@pytest.mark.parametrize("rate", sample([50, 1, 2], 3))
 @pytest.mark.parametrize("crowd", HONEST)
 def test_nobody_honest_is_named_however_little_is_sampled(crowd, rate, way):
     assert verdicts(of_exports(honest(crowd), way, rate, 4.0)) == (set(), set())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from tests.nightly import at_night
 from typer.testing import CliRunner
 
 from phalanx.checking import check
@@ -52,6 +53,7 @@ def first(log, kind, **data):
     return next(i for i, e in enumerate(log) if e.kind == kind and data.items() <= e.data.items())
 
 
+@at_night
 def test_a_log_of_several_clocks_breaks_no_rule_however_it_was_merged(log):
     assert check(log) == []
     assert check(sorted(log, key=lambda e: e.agent)) == []

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
-from tests.nightly import at_night
+from tests.nightly import at_night, sample
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -80,6 +80,6 @@ def test_evaluate_has_models_attacked_by_the_benchmark(
     assert asked == [["robustness", *words]]
 
 
-@pytest.mark.parametrize("name", ["robustness", "explanations"])
+@pytest.mark.parametrize("name", sample(["robustness", "explanations"], 2))
 def test_without_data_a_benchmark_of_models_says_what_it_needs(name: str) -> None:
     assert "--data DIR: a folder of runs, SERVICE/RUN" in quick(name)

@@ -413,7 +413,7 @@ def enough(folder: Path, url: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("number", sample([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], 2))
+@pytest.mark.parametrize("number", sample([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], 3))
 def test_a_short_run_that_is_ended_leaves_its_history(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from msgspec.structs import replace
+from tests.nightly import at_night
 from tests.published import load_published
 
 from phalanx.domain.events import Event
@@ -144,6 +145,7 @@ def run_all() -> list[Event]:
     ]
 
 
+@at_night
 def test_runs_write_every_kind_of_event_with_the_fields_of_the_reference() -> None:
     reference, seen = described(), set()
     assert reference.keys() == KINDS

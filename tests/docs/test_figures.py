@@ -7,12 +7,14 @@ import re
 
 import make
 import make_figures
+from tests.nightly import at_night
 
 from phalanx import RunLog
 
 PICTURE = re.compile(r"^!\[[^\]]+\]\(images/([^)]+)\)$", re.MULTILINE)
 
 
+@at_night
 def test_the_page_and_its_pictures_are_those_of_the_notebook() -> None:
     page, pictures = make_figures.figures()  # which fails where a cell does
     assert len(pictures) == 5

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from tests.installed import install
+from tests.nightly import sample
 from tests.published import parse_published
 
 from phalanx.auction.outlook import Assessment
@@ -60,7 +61,7 @@ def test_price_decides_who_wins_and_the_log_shows_it():
 
 
 @pytest.mark.parametrize("utility", ["published", "reference"])
-@pytest.mark.parametrize("lie", ["price", "trust", "utility", "terms"])
+@pytest.mark.parametrize("lie", sample(["price", "trust", "utility", "terms"], 2))
 def test_the_checker_works_out_utilities_with_further_terms(utility, lie):
     scenario = replace(ring("price: 0.5, trust: 0.5"), utility=utility, duration_s=60.0)
     system = System(scenario)

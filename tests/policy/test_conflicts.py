@@ -39,7 +39,7 @@ from phalanx.policy.rules import (
     decide,
     matches,
 )
-from tests.nightly import NIGHTLY
+from tests.nightly import NIGHTLY, at_night
 from tests.policy.oracle import Oracle, rule_sets, universe
 
 PERMIT, DENY = RuleAction(PolicyVerdict.PERMIT), RuleAction(PolicyVerdict.DENY)
@@ -363,6 +363,7 @@ def test_a_rule_that_several_earlier_ones_cover_is_shadowed_though_none_does() -
     assert [each.kind for each in found if len(each.others) == 1] == [ConflictKind.CORRELATION] * 2
 
 
+@at_night
 def test_a_million_overlaps_are_counted_and_an_update_counts_anew() -> None:
     size = 1_450
     rules = tuple(

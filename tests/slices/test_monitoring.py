@@ -146,7 +146,7 @@ def sums(plan: Scenario) -> tuple[list[Any], Any]:
     return [e for e in found if e.agent == "nssi-ran"], result
 
 
-@pytest.mark.parametrize("first_dies", sample([50.0, None], 2))
+@pytest.mark.parametrize("first_dies", sample([None, 50.0], 2))
 def test_a_loop_that_is_started_anew_goes_on_with_what_was_usual(first_dies) -> None:
     gone = () if first_dies is None else (dies("ms-a", first_dies),)
     found, result = sums(monitored(*gone, dies("nssi-ran", LOOP_DIES, 1.0)))

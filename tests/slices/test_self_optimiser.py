@@ -18,7 +18,7 @@ from phalanx.slices.model import (
     SlicesSpec,
     SNssai,
 )
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import about, of
 
@@ -73,6 +73,7 @@ def test_what_growth_needed_is_given_back_once_it_is_over(faults: tuple[FaultSpe
     assert check(result.events) == []
 
 
+@at_night
 def test_a_load_that_comes_and_goes_does_not_flap() -> None:
     saw = replace(GROWS, end_s=150.0, shape=ShapeSpec(on_s=12.0, off_s=12.0))
     result = run(saw)

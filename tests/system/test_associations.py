@@ -101,6 +101,7 @@ def test_nobody_breaks_a_level_where_nothing_is_wrong(calm: Ran) -> None:
     assert not events(calm, "ledger.refused")
 
 
+@at_night
 def test_no_message_is_sent_that_would_not_be_sent_without(calm: Ran) -> None:
     bare = plan(until=200)
     assert bare.trust is not None
@@ -118,6 +119,7 @@ def slow() -> Ran:
     return ran(System(plan(*faults)))
 
 
+@at_night
 def test_slow_links_break_the_levels_of_those_that_use_them(slow: Ran) -> None:
     crossing = {frozenset(("pop1", "pop3")), frozenset(("pop3", "pop5"))}
     of_pop2 = {pair for pair in PAIRS if "pop2" in pair}

@@ -117,6 +117,7 @@ def test_a_forecast_that_is_wrong_or_has_nothing_to_tell_costs_users_nothing(end
     assert energy(wrong) < energy(now) + 0.1
 
 
+@at_night
 def test_without_forecasts_a_term_tells_what_is_allocated_and_nothing_looks() -> None:
     bare = run_scenario(replace(plan(), forecast=None), until=110)
     assert not of(bare, "workload.forecast")

@@ -28,7 +28,7 @@ from phalanx.runtime.course import ReservationsAnswer, RunResult
 from phalanx.runtime.loading import load_scenario, offences, parse_scenario
 from phalanx.runtime.processes.spread import Spread, disagreements
 from phalanx.store.jsonl import read_jsonl
-from tests.nightly import long_processes, sample
+from tests.nightly import at_night, long_processes, sample
 from tests.system.process_lab import processes
 from tests.system.rings import document
 
@@ -56,6 +56,7 @@ def test_two_plans_with_kills_break_no_rule_and_leave_nothing(tmp_path):
     assert [*tmp_path.iterdir()] == []
 
 
+@at_night
 def test_plans_hold_what_processes_can_do_and_each_is_a_scenario_file():
     kinds = set()
     for seed in sample(range(300), 3):

@@ -5,7 +5,7 @@ import pytest
 from phalanx.checking import check as log_check
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.system.lives import blocked, gaps, heard, left_behind, noise, run
 from tests.system.process_log import allocated_twice
 from tests.system.rings import arriving, attack, of, pop, ring, users
@@ -24,7 +24,7 @@ def check(result):
     assert left_behind(result) == []
 
 
-@pytest.mark.parametrize("agent", sample(AGENTS[::-1], 4))
+@pytest.mark.parametrize("agent", sample(AGENTS[::-1], 8))
 def test_an_agent_leaves_in_the_midst_of_the_mitigation(agent):
     system, result = run([drain(agent, 220.0)])
     check(result)
@@ -47,7 +47,7 @@ def test_an_agent_leaves_in_the_midst_of_the_mitigation(agent):
     assert all(made[effect] < at_s for effect, at_s in lifted.items()), "another holds it first"
 
 
-@pytest.mark.parametrize("agent", sample(AGENTS[::-1], 4))
+@pytest.mark.parametrize("agent", sample(AGENTS[::-1], 8))
 def test_an_agent_leaves_while_classifiers_download(agent):
     _, result = run([drain(agent, 100.0)])
     check(result)
@@ -117,6 +117,7 @@ def test_duties_go_to_another_agent_if_the_first_asked_is_silent():
     assert not log_check(result.events)
 
 
+@at_night
 def test_leaving_works_although_messages_are_lost_and_doubled():
     _, result = run([drain("pop5", 220.0), *noise(219.0, 8.0, 0.3)])
     assert not log_check(result.events)

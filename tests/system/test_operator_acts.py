@@ -25,6 +25,7 @@ from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System
 from phalanx.store.causes import CauseIndex
+from tests.nightly import sample
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -134,7 +135,7 @@ def test_what_nobody_did_during_a_pause_is_done_soon_after_it() -> None:
     assert 40 < min(times) < 55
 
 
-@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("remembers", sample([True, False], 2))
 def test_a_pause_outlives_the_agent_as_far_as_its_memory_does(remembers: bool) -> None:
     ends = FaultSpec(4.0, "crash", agent="pop4", for_s=2.0, memory=remembers)
     run = System(replace(load_scenario(SCENARIOS / "ddos-resilience.yaml"), faults=(ends,)))

@@ -71,7 +71,7 @@ def check(result, *, agents=()):
     assert result.summary.mitigated
 
 
-@pytest.mark.parametrize("moment", sample(MOMENTS, 12))
+@pytest.mark.parametrize("moment", sample(MOMENTS, 24))
 def test_an_agent_goes_on_after_a_crash_while(moment):
     at_s, agent = MOMENTS[moment]
     _, result = run([restored(agent, at_s, AWAY_S)])
@@ -175,6 +175,7 @@ def test_all_agents_are_restarted_in_turn_under_attack():
     assert result.summary.returned
 
 
+@at_night
 def test_an_agent_that_forgot_everything_between_two_lives_is_known_to_have():
     faults = [
         FaultSpec(250.0, "crash", agent="pop5", for_s=1.0),

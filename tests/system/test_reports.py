@@ -23,6 +23,7 @@ from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec
 from phalanx.runtime.system import RunResult, System
 from phalanx.trust.attestation import ATTESTATION, Attestation
 from phalanx.trust.register import TrustStanding
+from tests.nightly import sample
 from tests.published import load_published
 from tests.system.test_trust_fuzz import accidents
 
@@ -35,7 +36,7 @@ PUBLISHED = replace(
 QUIET = replace(LYING, faults=(LYING.faults[0],), duration_s=60)
 """pop1 dies before the attack, so its entry is auctioned; nobody lies."""
 UNSIGNED = "it does not stand by what it reports"
-RUNS = 60 if "PHALANX_PLANS" in os.environ else 2
+RUNS = 60 if "PHALANX_PLANS" in os.environ else 1
 
 
 def of(result: RunResult, kind: str, **data: Any) -> list[Event]:
@@ -214,7 +215,7 @@ def test_a_pop_that_remembers_too_little_is_no_witness() -> None:
 # -- forged reports -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["unsigned", "another's", "altered", "old", "nonsense"])
+@pytest.mark.parametrize("how", sample(["unsigned", "another's", "altered", "old", "nonsense"], 2))
 def test_a_report_that_the_agent_did_not_make_lately_proves_nothing(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +280,9 @@ def test_reports_cause_bounded_looks_even_if_their_agent_signs_as_many_as_it_lik
     assert asked["count"] <= 3 * 2 * 9
 
 
-@pytest.mark.parametrize("how", ["unsigned", "of another effect", "old", "of the future"])
+@pytest.mark.parametrize(
+    "how", sample(["unsigned", "of another effect", "old", "of the future"], 2)
+)
 def test_a_winner_that_does_not_stand_by_its_report_has_failed(how: str) -> None:
     """So nobody escapes by saying what cannot be shown to others."""
     system = idle(QUIET, hides=True)

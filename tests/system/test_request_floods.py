@@ -101,7 +101,7 @@ def late(events: Sequence[Event]) -> float:
     return got / wanted
 
 
-@pytest.mark.parametrize("number", sample(range(100), 60))
+@pytest.mark.parametrize("number", sample(range(100), 100))
 def test_users_are_served_beside_a_flood_of_requests_and_none_is_blocked(number: int) -> None:
     events = run_plan(flood(number)).events
     assert not [source for source in blocked(events) if source.startswith("10.1.")]
@@ -130,7 +130,7 @@ def fed(number: int) -> Document:
     return plan
 
 
-@pytest.mark.parametrize("number", sample(range(100), 60))
+@pytest.mark.parametrize("number", sample(range(100), 100))
 def test_a_feed_that_left_users_enough_is_not_blocked_beside_a_flood(number: int) -> None:
     events = run_plan(fed(number)).events
     assert not [source for source in named(events) if source.startswith("10.2.")]
@@ -160,7 +160,7 @@ def joined(number: int) -> Document:
     return plan
 
 
-@pytest.mark.parametrize("number", sample(range(100), 60))
+@pytest.mark.parametrize("number", sample(range(100), 100))
 def test_users_who_ask_for_much_and_came_before_a_flood_are_none_of_it(number: int) -> None:
     events = run_plan(joined(number)).events
     assert not [source for source in named(events) if source.startswith(("10.1.", "10.2."))]
@@ -181,7 +181,7 @@ def early(number: int) -> Document:
     return plan
 
 
-@pytest.mark.parametrize("number", sample(range(100), 60))
+@pytest.mark.parametrize("number", sample(range(100), 100))
 def test_users_are_served_though_a_flood_was_there_before_them(number: int) -> None:
     events = run_plan(early(number)).events
     assert not [source for source in blocked(events) if source.startswith("10.1.")]
@@ -222,7 +222,7 @@ def restarted(number: int) -> Document:
 
 
 # In two of a hundred many small sources are served like users before anybody can know better.
-@pytest.mark.parametrize("number", sample([n for n in range(6, 106) if n not in (16, 92)], 60))
+@pytest.mark.parametrize("number", sample([n for n in range(105, 5, -1) if n not in (16, 92)], 100))
 def test_a_watch_that_is_started_anew_knows_what_was_usual(number: int) -> None:
     events = run_plan(restarted(number)).events
     assert not [source for source in blocked(events) if source.startswith("10.1.")]
@@ -243,7 +243,9 @@ def away(number: int) -> Document:
 
 
 # In three the sources are as small as users, or move: users get 52 to 78 %.
-@pytest.mark.parametrize("number", sample([n for n in range(18, 118) if n not in (57, 90, 92)], 60))
+@pytest.mark.parametrize(
+    "number", sample([n for n in range(18, 118) if n not in (57, 90, 92)], 100)
+)
 def test_who_takes_over_a_watch_was_told_what_was_usual(number: int) -> None:
     events = run_plan(away(number)).events
     assert not [source for source in blocked(events) if source.startswith("10.1.")]

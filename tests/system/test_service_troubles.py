@@ -202,6 +202,7 @@ def test_a_service_is_not_enlarged_for_attackers() -> None:
     assert blocked(result) == {f"10.2.0.{i}" for i in range(1, 9)}
 
 
+@at_night
 def test_what_a_crashed_agent_gave_to_a_service_ends_and_another_agent_has_it_replicated() -> None:
     base = plan(UP)
     crash = FaultSpec(60, "crash", agent="south")
@@ -244,6 +245,7 @@ def test_a_second_replica_comes_where_one_does_not_suffice() -> None:
     assert served(result, 80, 130) > 0.95
 
 
+@at_night
 def test_where_no_agent_has_room_the_log_says_so_and_nothing_else_happens() -> None:
     base = plan(CROWD)
     pops = tuple(replace(pop, cores=1.0, memory_gb=1.0, disk_gb=1.5) for pop in base.network.pops)
@@ -273,6 +275,7 @@ WATCHER_AWAY = (
 )
 
 
+@at_night
 @pytest.mark.parametrize(("name", "fault"), sample(WATCHER_AWAY, 5))
 def test_what_was_asked_for_is_not_there_for_ever_when_who_asked_was_away(
     name: str, fault: FaultSpec
@@ -286,6 +289,7 @@ def test_what_was_asked_for_is_not_there_for_ever_when_who_asked_was_away(
     assert {e.data["measure"] for e in made} <= set(ended)
 
 
+@at_night
 def test_a_gateway_that_is_no_faster_is_given_up_for_the_next() -> None:
     result = shipped(DETOUR)
     ways = about(result, "measure.applied", "effect", "rerouted")
@@ -370,6 +374,7 @@ def most_restarts(result: RunResult, span_s: float) -> int:
     return max((sum(a <= b < a + span_s for b in times) for a in times), default=0)
 
 
+@at_night
 def test_a_leak_faster_than_restarts_ends_in_a_replica_and_in_no_loop() -> None:
     result = run_scenario(leaking(leak_share_s=0.15), until=145)
     assert served(result, 35, 145) > 0.97
@@ -380,6 +385,7 @@ def test_a_leak_faster_than_restarts_ends_in_a_replica_and_in_no_loop() -> None:
     assert not of(result, "trouble.unrelieved")
 
 
+@at_night
 def test_a_replica_answers_before_the_service_ends_once_it_was_started_anew_often_enough() -> None:
     result = run_scenario(plan(LIMITS), until=90)
     (replica,) = replicas(result)

@@ -19,7 +19,7 @@ from phalanx.domain.events import in_causal_order
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.processes.spread import Spread
 from phalanx.runtime.system import RunResult, run_scenario
-from tests.nightly import long_processes
+from tests.nightly import long_processes, sample
 from tests.system.named_models import save_models
 from tests.system.process_lab import processes
 from tests.system.rings import attack, document, users
@@ -208,15 +208,18 @@ def test_the_run_goes_on_without_an_agent_whose_process_is_killed(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "until"),
-    [
-        ("autoscale-attack", 70.0),
-        ("autoscale-crowd", 70.0),
-        ("scale-up", 92.0),
-        ("detour", 50.0),  # at 51 s a step of the load is diagnosed as well
-        ("secured-detour", 50.0),
-        ("place-near", 54.0),
-        ("restart-limits", 88.0),  # begins as memory-restart does
-    ],
+    sample(
+        [
+            ("autoscale-attack", 70.0),
+            ("autoscale-crowd", 70.0),
+            ("scale-up", 92.0),
+            ("detour", 50.0),  # at 51 s a step of the load is diagnosed as well
+            ("secured-detour", 50.0),
+            ("place-near", 54.0),
+            ("restart-limits", 88.0),  # begins as memory-restart does
+        ],
+        2,
+    ),
 )
 def test_a_service_in_trouble_gets_what_it_gets_in_one_process(name: str, until: float) -> None:
     """Metrics, diagnoses, refusals, restarts, ways around and replicas cross the processes."""

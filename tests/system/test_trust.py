@@ -447,6 +447,7 @@ def test_missed_a_filter_of_innocent_sources_that_says_what_it_is() -> None:
 # -- false alarms -----------------------------------------------------------------------------
 
 
+@at_night
 def test_agents_that_crash_and_come_back_are_never_called_infected() -> None:
     faults = (
         FaultSpec(30, "crash", agent="pop2", for_s=25),
@@ -759,6 +760,7 @@ def test_an_agent_that_is_altered_beyond_measure_is_expelled_all_the_same() -> N
 # -- the plan ---------------------------------------------------------------------------------
 
 
+@at_night
 def test_every_agent_is_verified_as_often_as_the_plan_says() -> None:
     system = System(quiet(until=300))
     found = entries(system)

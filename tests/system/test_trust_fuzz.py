@@ -20,8 +20,8 @@ from phalanx.runtime.scenario import FaultSpec, Scenario, TrustSpec, UpdateSpec
 from phalanx.runtime.system import System
 from phalanx.trust.register import TrustStanding
 
-RUNS = 40 if "PHALANX_PLANS" in os.environ else 3
-DRAWN = 200 if "PHALANX_PLANS" in os.environ else 2
+RUNS = 40 if "PHALANX_PLANS" in os.environ else 1
+DRAWN = 200 if "PHALANX_PLANS" in os.environ else 1
 BEGUN_S, OVER_S = 15.0, 65.0
 """Faults begin after the chain, and end long before the run does."""
 AGENTS = tuple(f"pop{number}" for number in range(1, 7))

@@ -59,7 +59,7 @@ def expelled(result: RunResult) -> set[str]:
 def infected(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Secrets]:
     """Return a run in which an agent is written into, and what it had to keep to itself."""
     fault: dict[str, object] = {"kind": "infect", "agent": "east", "at_s": 60}
-    run = prepared(tmp_path_factory.mktemp("infected"), fault)
+    run = prepared(tmp_path_factory.mktemp("infected"), fault, until=110.0)
     made: list[Secrets] = []
 
     def look(now: float) -> None:
@@ -93,6 +93,7 @@ def test_an_agent_into_which_another_process_writes_is_expelled(
     assert again[0].data["pop"] != "east"
 
 
+@long_processes
 def test_a_liar_whose_program_is_genuine_is_expelled_for_what_it_does(tmp_path: Path) -> None:
     result = prepared(tmp_path, {"kind": "lie", "agent": "west", "at_s": 40}).run()
     assert result.defects == ()

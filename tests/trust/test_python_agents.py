@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.nightly import at_night
 from trust_lab import Agent, agent, write_agent
 
 from phalanx.domain.trust import TrustTier
@@ -138,6 +139,7 @@ def test_a_number_as_keyword_default_is_found_in_the_next_look_and_its_undoing_t
         target.exploit("core.weigh.__kwdefaults__['factor'] = 30000")
 
 
+@at_night
 def test_nothing_is_taken_from_a_look_during_which_all_changed(
     target: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
