@@ -15,7 +15,7 @@ SEED = 20
 CASES = [(name, 4 + 2 * (number % 2), SEED + number) for number, name in enumerate(KINDS)]
 
 
-@pytest.mark.parametrize(("name", "family", "seed"), sample(CASES, 12))
+@pytest.mark.parametrize(("name", "family", "seed"), sample(CASES, 24))
 def test_attackers_are_named_and_nobody_else(
     tmp_path: Path, name: str, family: int, seed: int
 ) -> None:

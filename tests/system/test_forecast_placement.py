@@ -125,6 +125,7 @@ def test_without_forecasts_a_term_tells_what_is_allocated_and_nothing_looks() ->
     assert served(shipped()) > 0.98
 
 
+@at_night
 def test_an_auctioneer_that_is_under_attack_prefers_room_to_power() -> None:
     attack = TrafficSpec("attackers", "syn-flood", 8, ("north",), "shop", 443, 0.3, 97)
     result = run_scenario(replace(plan(), traffic=(*plan().traffic, attack)), until=110)

@@ -600,7 +600,7 @@ def served(plan: Scenario) -> list[float]:
             "icmp-flood",
             "icmp-flood-spoofed",
         ],
-        6,
+        14,
     ),
 )
 def test_users_are_served_again_within_ten_seconds(profile: str) -> None:
