@@ -448,6 +448,25 @@ def test_award_that_skips_an_agent_which_lives(passed_on):
     assert "awards" in broken(changed(passed_on, at, winner=last))
 
 
+def test_award_that_skips_as_silent_who_is_at_work(calm):
+    at = next(
+        i
+        for i, e in enumerate(calm)
+        if e.kind == "auction.awarded" and len({row["agent"] for row in e.data["ranking"]}) > 1
+    )
+    after, won = calm[at].data["winner"], calm[at].data["auction"]
+    second = next(row["agent"] for row in calm[at].data["ranking"] if row["agent"] != after)
+    later = first(calm, "contract.accepted", auction=won) + 1
+
+    def passed_over(reason):
+        data = calm[at].data | {"after": after, "winner": second, "reason": reason}
+        again = replace(calm[at], id=f"{calm[at].agent}.0-1", time=calm[later].time, data=data)
+        return broken([*calm[:later], again, *calm[later:]])
+
+    assert "awards" in passed_over("does not answer")
+    assert "awards" not in passed_over("no room")
+
+
 def test_undo_that_is_asked_for_by_an_agent_which_was_never_told(undone):
     assert check(undone) == []
     known = {event.id: event for event in undone}
@@ -577,6 +596,11 @@ def test_agent_that_leaves_and_ends_what_others_could_do():
     at = first(events, "agent.left")
     assert broken(events) == set()
     assert "drains" in broken(changed(events, at, ended=["monitored(pop1>server1, 1, 0)"]))
+    lasted = events[at].time - events[first(events, "agent.draining")].time
+    late = changed(events, 0, timing=events[0].data["timing"] | {"drain_s": lasted - 0.1})
+    assert "drains" not in broken(changed(late, at, ended=["what nobody else could do"]))
+    duty = events[0].data["duties"][0]["goal"]
+    assert "drains" in broken(changed(late, at, ended=[duty]))
 
 
 def test_duty_that_another_agent_sees_to_and_never_took_up():

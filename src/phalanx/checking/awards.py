@@ -109,7 +109,7 @@ class AuctionRules(RuleGroup):
         "awards": "The winner is the best of the ranking that has not failed and that the "
         "auctioneer never took for dead; the ranking has what its agents bid, or those alone who "
         "keep the goal so already, if there are any, and all who were asked are in it, refused, "
-        "or were silent.",
+        "or were silent; nobody is passed over as silent who is at work for it.",
         "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
         "while it lives it ends each that it accepted; where nothing is broken soon after the "
         "auctioneer's plan has ended. What an auctioneer believes of it "
@@ -460,6 +460,9 @@ class AuctionRules(RuleGroup):
         after = data.get("after")
         if bool(lost) != (after is not None) or (lost and after != lost[-1]):
             self.broken("awards", event, f"after {after}, awarded so far: {lost}")
+        busy = after not in self.run.out and self._contracts.get((str(after), data["auction"]))
+        if busy and data.get("reason") == "does not answer" and not self.run.lossy:
+            self.broken("awards", event, f"{after} is at work for it, and can be asked")
         self._decided(event, auction, {row["agent"] for row in ranking})
         left = [row["agent"] for row in ranking if row["agent"] not in lost]
         ahead = left[: left.index(data["winner"])] if data["winner"] in left else left

@@ -226,6 +226,7 @@ class CauseRules(RuleGroup):
         self.run.started, self.run.whole = event.data, True
         self.run.one_clock = event.data.get("clocks") == 1
         self.run.faulty = event.data.get("control") == "in-band"
+        self.run.lossy = self.run.faulty or not self.run.one_clock
 
     def on_process_ended(self, event: Event) -> None:
         """Note that a life has told all that it had to."""
@@ -467,6 +468,7 @@ class LifeRules(RuleGroup):
     def on_fault_injected(self, event: Event) -> None:
         """Note that durations of an agent are not those of the run any more."""
         self.run.faulty = True
+        self.run.lossy |= event.data["fault"] in MESSAGES
         for_ever = inf if event.data["fault"] in MESSAGES else 0.0
         self.run.quiet = max(self.run.quiet, event.time + event.data.get("for_s", for_ever))
         self.run.skewed |= event.data["fault"] in ("drift", "slow-disk", "full-disk")
@@ -526,8 +528,6 @@ class GoalRules(RuleGroup):
         """Know nothing yet."""
         self._duties: dict[str, float] = {}
         """When the right agent alone saw to them last."""
-        self._out: set[str] = set()
-        """Agents that are not trusted now."""
 
     def on_goal_adopted(self, event: Event) -> None:
         """Open a goal."""
@@ -601,11 +601,6 @@ class GoalRules(RuleGroup):
 
     on_agent_restored = RuleGroup.on_agent_left
 
-    def on_trust_changed(self, event: Event) -> None:
-        """Note whose work counts for nothing, since others do not believe it."""
-        agent, standing = event.data["agent"], event.data["standing"]
-        (self._out.add if standing in ("silent", "quarantined") else self._out.discard)(agent)
-
     def on_network_sample(self, event: Event) -> None:
         """Look for duties without an owner, or with more than one."""
         run, now = self.run, event.time
@@ -620,9 +615,9 @@ class GoalRules(RuleGroup):
         bound = (silence + 2 * beat) * (2 + len(run.started["pops"])) + PATIENCE_S
         for duty in run.started["duties"] if run.life.keys() - {ENROLLER} else ():
             goal, home = duty["goal"], duty["home"]
-            seen = {a: runs for a, runs in owners.get(goal, {}).items() if a not in self._out}
+            seen = {a: runs for a, runs in owners.get(goal, {}).items() if a not in run.out}
             right = len(seen) == 1 or not seen.get(home, sum(seen.values()) > 1)
-            there = home in run.life and home not in self._out
+            there = home in run.life and home not in run.out
             right = right and (home in seen if there else bool(seen))
             since = self._duties.setdefault(goal, now)
             if right:

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import Any, ClassVar
 
 from phalanx.checking.resources import near
-from phalanx.checking.rules import MESSAGES, ROUNDING, MeasureInForce, RuleGroup
+from phalanx.checking.rules import ROUNDING, MeasureInForce, RuleGroup
 from phalanx.domain.events import Event
 
 UPDATE_S = 5.0
@@ -46,7 +46,7 @@ class MeasureRules(RuleGroup):
         "older one adopts the goal to update it, and of no other instance.",
         "drains": "An agent that is about to leave offers nothing and accepts nothing any more, "
         "leaves within drain_s, and leaves no instance behind; nor does it end a goal before its "
-        "time is over, where others live and nothing else happens.",
+        "time is over, nor ever a duty, where others live and messages arrive.",
     }
 
     def begin(self) -> None:
@@ -130,15 +130,17 @@ class MeasureRules(RuleGroup):
             self._leaving[event.agent] = event.time + lasts + LEAVE_S
 
     def on_agent_left(self, event: Event) -> None:
-        """See that it hands over what it can, where others live and nothing else happens."""
-        early = event.time < self._leaving.get(event.agent, 0.0) - LEAVE_S - ROUNDING
+        """See that it hands over what it can, where others live and messages arrive."""
+        due = self._leaving.get(event.agent, 0.0) - LEAVE_S
+        since = due - (self.run.timing("drain_s") or 0.0)
+        others = self.run.telling() & self.run.life.keys() - self._leaving.keys()
+        ready = sorted(agent for agent in others if self.run.turned[agent] < since)
+        ended = {*event.data["ended"]} if event.agent in self.run.telling() else set()
+        if event.time >= due - ROUNDING:
+            ended &= {duty["goal"] for duty in self.run.started.get("duties", ())}
+        if ready and ended and not self._distrusted and not self.run.lossy:
+            self.broken("drains", event, f"it ends {sorted(ended)}, and {ready} were there")
         super().on_agent_left(event)
-        kinds = {fault["kind"] for fault in self.run.started.get("faults", ())}
-        others = self.run.telling() & self.run.life.keys() - {event.agent}
-        calm = self.run.one_clock and kinds <= {"drain"} and others and not self._distrusted
-        if early and calm and event.agent in self.run.telling():
-            ended = event.data["ended"]
-            self.require(not ended, "drains", event, f"it ends {ended}, which others could do")
 
     def on_repository_changed(self, event: Event) -> None:
         """Expect the instances of that function to be updated."""
@@ -311,19 +313,16 @@ class TrafficRules(RuleGroup):
         """When agents that live began to."""
         self._lived: list[float] = []
         """Seconds of each life that has ended."""
-        self._out: set[str] = set()
-        """Agents that are not trusted."""
         self._back = 0
         """How often one was trusted again; it asks others at once for what it missed."""
-        self._deaf = self._ended = self._alone = False
-        """Whether messages were hit by faults, an agent ended, and at most one lived on."""
+        self._ended = self._alone = False
+        """Whether an agent ended, and at most one lived on."""
         self._goals: dict[str, int] = {}
         self._shed = 0
 
     def on_run_started(self, event: Event) -> None:
         """Learn what hosts can take."""
         self._hosts = {host["name"]: host["bandwidth_mb_s"] for host in event.data["hosts"]}
-        self._deaf = event.data.get("control") == "in-band"
         for fault in event.data["faults"]:
             if fault["kind"] == "degrade":
                 turns = self._degraded_by.setdefault(frozenset(fault["link"]), [])
@@ -373,10 +372,6 @@ class TrafficRules(RuleGroup):
         """Note that a host is not alone in what it answers."""
         self._replicated |= event.data.get("verdict") == "serve"
 
-    def on_fault_injected(self, event: Event) -> None:
-        """Note that messages are hit."""
-        self._deaf |= event.data["fault"] in MESSAGES
-
     def _within(self, event: Event, name: str, mb_s: float, most: float) -> None:
         if not -ROUNDING <= mb_s <= most * (1 + ROUNDING) + 2 * ROUNDING:
             self.broken("traffic", event, f"{name}: {mb_s:g} MB/s of {most:g}")
@@ -386,9 +381,9 @@ class TrafficRules(RuleGroup):
         agent = event.data["agent"]
         if event.data["standing"] in ("silent", "quarantined"):
             self._ended = True
-            self._out.add(agent)
-        elif agent in self._out:
-            self._out.discard(agent)
+            self.run.out.add(agent)
+        elif agent in self.run.out:
+            self.run.out.discard(agent)
             self._back += 1
 
     def on_agent_started(self, event: Event) -> None:
@@ -406,18 +401,15 @@ class TrafficRules(RuleGroup):
 
     def _beaten(self, event: Event) -> None:
         """Compare how often agents told that they live with how long they did."""
+        if self.run.lossy or not event.data["contents"] or len(self.run.telling()) < 2:
+            return
         lasted = [*self._lived, *(event.time - since for since in self._lives.values())]
         for name, pause, fewer, more in (
             ("Heartbeat", "heartbeat_s", self._ended, 0.0),
             ("Digest", "gossip_s", self._alone, 0.25),  # views that differ have another exchanged
         ):
             each = self.run.timing(pause)
-            if (
-                each is None
-                or self._deaf
-                or not event.data["contents"]
-                or len(self.run.telling()) < 2
-            ):
+            if each is None:
                 continue
             said = event.data["contents"].get(name, 0)
             due = sum(life / each for life in lasted)

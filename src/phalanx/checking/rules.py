@@ -83,6 +83,8 @@ class RunFacts:
         self.faulty = False
         """Whether the test bench has broken something, a queue was full, or messages share the
         links with all traffic, which delays them."""
+        self.lossy = False
+        """Whether messages may be lost or late: by faults, among all traffic, or in real time."""
         self.quiet = 0.0
         """When the last fault was over, or the last agent ended."""
         self.suspects: list[Violation] = []
@@ -93,6 +95,8 @@ class RunFacts:
         """When each agent began or ended to live last."""
         self.goals: dict[str, PursuedGoal] = {}
         """By the id of a goal that is open."""
+        self.out: set[str] = set()
+        """Agents that are not trusted now."""
         self.cause: Event | None = None
         """The cause of the event that is seen now, if it is one of the last few thousand."""
         self.links: dict[tuple[str, str], dict[str, Any]] = {}
