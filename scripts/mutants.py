@@ -439,8 +439,8 @@ def driven(number: int) -> list[tuple[str, Document, Mode]]:
     """Return variants of a plan that lead where random plans seldom do.
 
     In a calm one nothing is broken, so that paths, prices and times are known exactly. In the
-    others an agent that has work dies for a time longer or shorter than it takes to be missed,
-    with its memory; one leaves; and functions that are at work are updated.
+    others an agent that has work dies twice for a time longer or shorter than it takes to be
+    missed, with its memory; one leaves; and functions that are at work are updated.
     """
     plan = random_plan(number, "safety") | {"faults": []}
     calm = plan | {"strategy": "published", "bidding": "exact"}
@@ -458,6 +458,7 @@ def driven(number: int) -> list[tuple[str, Document, Mode]]:
         {"at_s": 24.0, "agent": home, **crash},
         {"at_s": 18.0, "agent": others[0], **crash},
         {"at_s": 56.0, "agent": others[-1], "kind": "drain"},
+        {"at_s": 80.0, "agent": home, **crash},
     ]
     leaving = [{"at_s": 20.0, "agent": home, "kind": "drain"}, *faults[1:2]]
     return [

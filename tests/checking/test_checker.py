@@ -325,6 +325,14 @@ def test_agent_that_returns_and_was_never_gone(log):
     assert broken([*log[:at], back, *log[at:]]) == {"gone"}
 
 
+def test_agent_that_returns_more_often_than_it_was_away(passed_on):
+    at = first(passed_on, "agent.returned")
+    later = next(i for i, e in enumerate(passed_on) if e.time > passed_on[at].time)
+    agent, time = passed_on[at].agent, passed_on[later].time
+    again = [replace(passed_on[at], id=f"{agent}.0-{n}", time=time + n / 1e9) for n in range(1, 20)]
+    assert "gone" in broken([*passed_on[:later], *again, *passed_on[later:]])
+
+
 def test_chain_without_a_link(calm):
     at = first(calm, "chain.opened")
     assert "chains" in broken(changed(calm, at, path=calm[at].data["path"][:1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from math import inf, isfinite
 from typing import Any, ClassVar
 
@@ -124,7 +124,6 @@ class CauseRules(RuleGroup):
         self._last: dict[str, tuple[int, float]] = {}
         self._time = 0.0
         self._shed = False
-        self._first = True
         self._recent: dict[str, Event] = {}
         self._gaps: list[Violation] = []
         self._unknown: dict[str, Event] = {}
@@ -158,9 +157,7 @@ class CauseRules(RuleGroup):
         self._time = max(self._time, event.time)
         late = run.ended and event.kind != "audit.sealed"  # which seals run.ended itself
         self.require(not late, "run", event, "an event after run.ended")
-        if self._first:
-            self._first = False
-        elif event.kind == "run.started":
+        if event.kind == "run.started" and self._recent:
             self.broken("run", event, "a second beginning")
         if event.cause is None:
             root = event.kind in ("run.started", "process.started")
@@ -387,7 +384,7 @@ class LifeRules(RuleGroup):
         "nobody so.",
         "dead": "A dead agent records nothing until it starts again.",
         "gone": "No agent takes another for dead that lives, unless something was broken or lost; "
-        "who returns was taken for dead, or has died or left before.",
+        "who returns was taken for dead, or has died or left before, as often as it returns.",
     }
 
     def begin(self) -> None:
@@ -401,8 +398,10 @@ class LifeRules(RuleGroup):
         """Requests to undo, by the start of their plans, and the holder that it was then."""
         self._trusted: set[str] = set()
         """Agents that were verified, if agents attest each other."""
-        self._were_gone: set[str] = set()
-        """Agents that ended, or were ever taken for dead."""
+        self._absences = Counter[str]()
+        """How often each agent ended, or was taken for dead."""
+        self._returns = Counter[tuple[str, str]]()
+        """By (agent, another): how often that came back to it."""
 
     def always(self, event: Event) -> None:
         """Look for events of the dead."""
@@ -413,11 +412,11 @@ class LifeRules(RuleGroup):
         """Note that an agent lives."""
         agent, incarnation = event.agent, event.data["incarnation"]
         before = self._dead.pop(agent, None)
-        known = self.run.life.get(agent)
-        if known is not None and self.run.one_clock:
+        if agent in self.run.life and self.run.one_clock:
             self.broken("lives", event, f"{agent} starts while it lives")
         if before is not None and incarnation <= before:
             self.broken("lives", event, f"{agent} starts life {incarnation} after {before}")
+        self._returns.subtract({at: n for at, n in self._returns.items() if at[0] == agent})
         self.run.life[agent] = incarnation
         self.run.turned[agent] = event.time
         if event.kind == "agent.started" and self.run.one_clock:
@@ -479,16 +478,17 @@ class LifeRules(RuleGroup):
     def on_agent_gone(self, event: Event) -> None:
         """See that there is a reason to believe that."""
         pop = event.data["pop"]
-        self._were_gone.add(pop)
+        self._absences[pop] += 1
         strange = bool(self._trusted) and not {pop, event.agent} <= self._trusted
         if pop in self.run.life and not self.run.faulty and not strange:
             self.suspect(event, "gone", f"{pop} lives")
 
     def on_agent_returned(self, event: Event) -> None:
         """See that it was away."""
-        pop = event.data["pop"]
-        so = pop in self._were_gone or not self.run.started
-        self.require(so, "gone", event, f"{pop} returns, and was never gone")
+        pop, at = event.data["pop"], (event.agent, event.data["pop"])
+        self._returns[at] += 1
+        so = self._absences[pop] >= self._returns[at] or not self.run.started
+        self.require(so, "gone", event, f"{pop} returns, and was not gone")
 
     def on_trust_changed(self, event: Event) -> None:
         """Note who is verified: one that is not yet is not listened to."""
@@ -498,7 +498,7 @@ class LifeRules(RuleGroup):
     def gone(self, event: Event, agent: str) -> None:
         """Note that an agent died or left."""
         life = self.run.life.pop(agent, None)
-        self._were_gone.add(agent)
+        self._absences[agent] += 1
         self._beliefs.pop(agent, None)
         self.run.quiet = max(self.run.quiet, event.time)
         self.run.turned[agent] = event.time
