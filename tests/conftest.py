@@ -70,6 +70,3 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (order.get(item.path.stem, len(order)), item.path))
-    for item in items:  # with loadgroup a worker gets whole files, and all of a named group
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -336,7 +336,10 @@ def fits(problem: Problem, found: SearchResult, least: float) -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "sizes"),
-    [*sample(((range(n, n + 40), (5, 7)) for n in range(40, 400, 40)), 9), (range(10), (8, 18))],
+    [
+        *sample(((range(n, n + 40), (5, 7)) for n in (*range(40, 400, 40), 0)), 10),
+        (range(10), (8, 18)),
+    ],
 )
 def test_the_integer_program_finds_the_same(seeds: range, sizes: tuple[int, int]) -> None:
     optimum = pytest.importorskip("agents_optimum", reason="scipy is not installed").optimum

@@ -27,8 +27,8 @@ def by_name() -> dict[str, Feature]:
 
 
 def not_of_runs() -> set[str]:
-    """Return the namespaces there are, but for those of runs, which other tests may have."""
-    return {name for name in namespaces.names() if not re.match("phx-[0-9a-f]{6}-", name)}
+    """Return our namespaces, but for those of runs, which other tests may have."""
+    return {name for name in namespaces.names() if re.match("phx-(?![0-9a-f]{6}-)", name)}
 
 
 @requires_root
