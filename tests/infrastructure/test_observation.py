@@ -206,6 +206,17 @@ def test_an_isolated_pop_sees_nothing_of_the_traffic_elsewhere() -> None:
         assert observed(world, action, "pop1").flows == ()
 
 
+def test_copies_find_no_way_over_a_link_that_no_traffic_takes_and_that_is_down() -> None:
+    near = [Source("u", "users", "pop6", "10.1.0.1", SERVER, 80, PROFILES["http"], 0.02)]
+    world = World(line(mb_s=30.0), near)
+    world.deploy("pop1")
+    world.run(10.0)
+    action = Observe("vnf", 2.0, ip=SERVER)
+    assert observed(world, action, "pop1").flows
+    world.net.fail_link("pop2", "pop3")
+    assert observed(world, action, "pop1").flows == ()
+
+
 def test_copies_without_a_reservation_share_a_full_link() -> None:
     bulk = Source("b", "bulk", "pop6", "10.4.0.1", "10.0.1.1", 80, UDP_FLOOD, 24.0)
     network = line(mb_s=8.0)

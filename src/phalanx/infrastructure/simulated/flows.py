@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from math import inf
 from zlib import crc32
@@ -125,7 +126,7 @@ class Flows:
         self.away = np.zeros(len(self.sources), dtype=bool)
         """Which sources a replica answers, so that their traffic does not come to the host."""
         self.version = 0
-        """Counts the times that routes changed."""
+        """Counts the times that routes, links, or where sources are changed."""
         self._stale: dict[int, None] = dict.fromkeys(range(len(self.sources)))
         self._direct: dict[tuple[PopId, str], Route | None] = {}
 
@@ -168,6 +169,7 @@ class Flows:
             steering for steering in self._applied.values() if self._concerns(steering, source)
         ]
         self._stale[row] = None
+        self.version += 1
 
     def is_running(self, row: int) -> bool:
         """Whether a source wants to send now."""
@@ -249,6 +251,7 @@ class Flows:
                 self._fluid.priority[stage] *= up
         self._direct.clear()
         self._stale = dict.fromkeys(range(len(self.sources)))
+        self.version += 1
         for steered in self._steered:
             steered.clear()
         for steering in self._applied.values():
@@ -258,19 +261,20 @@ class Flows:
         """Hand the routes that changed to the fluid."""
         if not self._stale:
             return
-        self.version += 1
-        stale, self._stale = self._stale, {}
+        changed, stale, self._stale = False, self._stale, {}
         known: dict[tuple[PopId, str, tuple[int, ...]], Route | None] = {}
         for row in stale:
             source, steered = self.sources[row], self._steered[row]
             key = (source.at, source.target, tuple(steering.stage for steering in steered))
             if key not in known:
                 known[key] = self._route(source.at, self.hosts[source.target], steered)
+            changed |= known[key] != self._routes[row]
             route = self._routes[row] = known[key]
             self.away[row] = route is not None and route.before_access == len(route.stages)
             self._fluid.route(row, () if route is None else route.stages)
             wants = self.is_running(row) and not (self._kept_out[row] or self._resting[row])
             self._fluid.active[row] = wants and route is not None
+        self.version += changed
 
     def towards(self, ip: str, part: int, parts: int, entry: PopId | None = None) -> Rows:
         """Return the rows of the traffic towards ``ip`` from a share of the sources.
@@ -498,8 +502,8 @@ class Connections:
             [p.protocol == "tcp" and not p.unconnected for p in profiles], bool
         )
         self._host = np.array([hosts.index(s.target) for s in flows.sources], dtype=np.intp)
-        self._over: dict[LinkId, tuple[int, Rows]] = {}
-        """Rows over a link, and the version of the routes for which that is so."""
+        self._over = lru_cache(256)(lambda _, link: flows.over(link, 0, 1))
+        """Rows over a link, by the version of the routes for which that is so."""
         self._room = np.array([ROOM if each is None else each.connections for each in limits])
         self._backlog = np.array(
             [inf if each is None or each.syn_cookies else each.backlog for each in limits]
@@ -590,11 +594,7 @@ class Connections:
     def over(self, link: LinkId) -> int:
         """Return how many connections are open over ``link``."""
         self._flows.prepare()
-        version, rows = self._over.get(link, (-1, None))
-        if rows is None or version != self._flows.version:
-            rows = self._flows.over(link, 0, 1)
-            self._over[link] = self._flows.version, rows
-        return int(self._now_open()[rows].sum())
+        return int(self._now_open()[self._over(self._flows.version, link)].sum())
 
     def at_home(self) -> np.ndarray:
         """Return how many connections each source has open to its host, and not to a replica."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address
 from itertools import pairwise
 from math import prod
@@ -19,7 +20,7 @@ from phalanx.infrastructure import Answer
 from phalanx.infrastructure.reservations.instances import Instance, observe_refusal
 from phalanx.infrastructure.reservations.topology import Topology
 from phalanx.infrastructure.simulated.engine import Meter, TrafficEngine
-from phalanx.infrastructure.simulated.flows import SYN_RETRY_S, Connections, Flows
+from phalanx.infrastructure.simulated.flows import SYN_RETRY_S, Connections, Flows, Rows
 from phalanx.infrastructure.simulated.fluid import Floats
 
 SYN_OCTETS = 60
@@ -174,6 +175,7 @@ class SimulatedObserver:
         self._count = 0
         self._version = 0
         self._active: list[_Observation] = []
+        self._seen = lru_cache(64)(self._look)  # as long as routes stay
 
     def begin(self, action: Observe, instance: Instance, answer: Answer) -> None:
         """Observe for a while and answer then, or refuse at once."""
@@ -235,9 +237,20 @@ class SimulatedObserver:
         return observe_refusal(action)
 
     def _aim(self, observation: _Observation) -> None:
-        action, flows = observation.action, self._flows
-        detour: list[int] = []
-        tap, meter = observation.path[-1], observation.meter
+        meter, tap, flows = observation.meter, observation.path[-1], self._flows
+        flows.prepare()
+        rows, routes, leg = self._seen(flows.version, tap, observation.action)
+        meter.aim(rows, routes, [flows.stages[link_id(a, b)] for a, b in pairwise(leg)])
+        if not meter.reserved:
+            copied = (self._topology.unreserved(way) for way in (leg, observation.path))
+            meter.limit = min(meter.most, *copied)
+
+    def _look(self, _: int, tap: PopId, action: Observe) -> tuple[Rows, Rows, tuple[PopId, ...]]:
+        """Return who is seen, what their traffic has behind it, and the way of its copies.
+
+        What goes another way is copied where the link begins, or at the target's PoP.
+        """
+        flows = self._flows
         if action.link is not None:
             seen = flows.over(action.link, action.part, action.parts)
             ends = link_ends(action.link)
@@ -246,18 +259,10 @@ class SimulatedObserver:
             seen = flows.towards(action.ip or "", action.part, action.parts, action.entry)
             host = flows.hosts.get(action.ip or "")
             here, start = flows.passing(seen, tap), tap if host is None else host.at
-        leg = self._topology.route(start, tap) if len(here) < len(seen) else ()
-        if leg:  # What goes another way is copied where the link begins, or at the target's PoP.
-            detour = [flows.stages[link_id(a, b)] for a, b in pairwise(leg)]
+        leg = (self._topology.route(start, tap) or ()) if len(here) < len(seen) else ()
         rows = seen if leg else here
-        if action.link is not None:
-            routes = flows.until_link(rows, action.link)
-        else:
-            routes = flows.until_pop(rows, tap)
-        meter.aim(rows, routes, detour)
-        if not meter.reserved:
-            copied = (self._topology.unreserved(way) for way in (leg or (), observation.path))
-            meter.limit = min(meter.most, *copied)
+        routes = flows.until_link(rows, action.link) if action.link else flows.until_pop(rows, tap)
+        return rows, routes, leg
 
     def _finish(self, observation: _Observation) -> None:
         self._end(observation)
