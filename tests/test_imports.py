@@ -32,9 +32,17 @@ def test_a_verb_starts_without_what_it_does_not_need(module: str, without: set[s
     assert told.stdout.strip() == "set()"
 
 
-def libraries(tree: ast.AST) -> Iterator[str]:
-    """Yield the libraries of others that a tree imports."""
-    for node in ast.walk(tree):
+def statements(block: ast.AST) -> Iterator[ast.AST]:
+    """Yield what stands in a block and in the blocks in it; expressions import nothing."""
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for node in getattr(block, name, ()):
+            yield node
+            yield from statements(node)
+
+
+def libraries(block: ast.AST) -> Iterator[str]:
+    """Yield the libraries of others that a block imports."""
+    for node in statements(block):
         names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             names.append(node.module)
@@ -49,7 +57,7 @@ def test_references_have_what_a_function_imports() -> None:
     for file in sorted(SOURCE.rglob("*.py")):
         where = str(file.relative_to(SOURCE))
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        for node in statements(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 by_functions.update(dict.fromkeys(libraries(node), where))
                 node.body = []

@@ -185,7 +185,7 @@ def peak(path: Path) -> int:
 @pytest.mark.parametrize(
     "megabytes",
     [
-        20,
+        10,
         pytest.param(
             200,
             marks=[

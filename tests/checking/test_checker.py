@@ -21,13 +21,20 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def log():
-    return run_scenario(load_scenario(ROOT / "scenarios" / "ddos-resilience.yaml")).events
+    return run_scenario(
+        load_scenario(ROOT / "scenarios" / "ddos-resilience.yaml"), until=300
+    ).events
+
+
+def short(number):
+    """Return a plan that ends soon after its attack and its faults."""
+    return random_plan(number, "safety") | {"duration_s": 130.0}
 
 
 @pytest.fixture(scope="module")
 def busy():
     """A run in which an agent dies for a while, one leaves, and functions are updated."""
-    plan = random_plan(204, "safety") | {"strategy": "published", "bidding": "exact"}
+    plan = short(204) | {"strategy": "published", "bidding": "exact", "duration_s": 190.0}
     home = plan["hosts"][0]["at"]
     other = next(p["name"] for p in plan["network"]["pops"] if p["name"] != home)
     plan["faults"] = [
@@ -40,7 +47,7 @@ def busy():
 @pytest.fixture(scope="module")
 def calm():
     """A run in which nothing is broken, and bids come over links."""
-    plan = random_plan(109, "safety") | {"faults": [], "strategy": "published", "bidding": "exact"}
+    plan = short(109) | {"faults": [], "strategy": "published", "bidding": "exact"}
     return run_plan(plan).events
 
 
@@ -59,7 +66,7 @@ def passed_on():
 @pytest.fixture(scope="module")
 def undone():
     """A run in which agents ask others to undo measures."""
-    return run_plan(random_plan(97000211, "safety")).events
+    return run_plan(short(97000211)).events
 
 
 def test_any_part_of_a_log_is_read_without_an_error(busy):
@@ -598,7 +605,7 @@ def test_instance_that_ends_as_idle_for_another_time(calm):
 
 
 def test_agent_that_leaves_and_ends_what_others_could_do():
-    plan = random_plan(204, "safety")
+    plan = short(204)
     plan |= {"faults": [{"at_s": 20.0, "kind": "drain", "agent": plan["hosts"][0]["at"]}]}
     events = run_plan(plan).events
     at = first(events, "agent.left")
@@ -612,7 +619,7 @@ def test_agent_that_leaves_and_ends_what_others_could_do():
 
 
 def test_duty_that_another_agent_sees_to_and_never_took_up():
-    plan = random_plan(204, "safety")
+    plan = short(204)
     crash = {"at_s": 20.0, "kind": "crash", "agent": plan["hosts"][0]["at"], "for_s": 30.0}
     events = run_plan(plan | {"faults": [crash]}).events
     taken = next(e for e in events if e.kind == "duty.taken_up")

@@ -42,6 +42,7 @@ needs_scipy = pytest.mark.skipif(
 )
 
 
+@at_night
 @needs_scipy
 def test_a_quick_benchmark_finds_the_optimum_no_dearer_than_the_auctions() -> None:
     rows = [line for line in quick("optimum").splitlines() if "requests: " in line]

@@ -245,7 +245,7 @@ def test_a_strategy_that_the_scenario_does_not_fit_is_refused(tmp_path: Path) ->
             ("run", RING, "--until", "20", "--json"),
             ("place", DDOS, "--goal", "linkRateLimited", "--auctioneer", "pop6", "--json"),
         ],
-        2,
+        4,
     ),
 )
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ from phalanx.cli.files import scenarios
 from phalanx.cli.main import VERBS, app
 from phalanx.store.jsonl import read_jsonl
 from tests.cli.test_malformed import in_time
+from tests.nightly import at_night
 
 ROOT = Path(__file__).parents[2]
 RING = ROOT / "scenarios" / "quickstart-ring.yaml"
@@ -160,6 +161,7 @@ print(json.dumps([CliRunner().invoke(app, call.split()).stdout for call in sys.a
 """
 
 
+@at_night
 def test_forty_columns_lose_no_word(own: Path, log: Path) -> None:
     calls = [call.format(own=own, log=log) for call in CALLS]
 
@@ -196,6 +198,7 @@ def test_placing_later_counts_what_runs_by_then(own: Path) -> None:
     assert first != later  # the filter runs there already: it takes nothing anew
 
 
+@at_night
 def test_the_shell_completes_verbs_options_and_scenarios() -> None:
     script = [sys.executable, "-c", "from phalanx.cli.main import app; app(prog_name='phalanx')"]
     settings = {**os.environ, "_PHALANX_COMPLETE": "complete_bash"}

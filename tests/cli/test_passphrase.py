@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phalanx.cli.main import app
+from tests.nightly import at_night
 
 SECRET, OTHER = "a long passphrase", "another passphrase"
 
@@ -139,6 +140,7 @@ def typed(command: Sequence[str], *lines: str) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), said
 
 
+@at_night
 def test_it_is_asked_for_on_a_terminal_and_not_shown(tmp_path: Path) -> None:
     edge = str(tmp_path / "edge")
     code, said = typed(["init", edge, "--sealed"], SECRET, OTHER)

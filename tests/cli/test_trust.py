@@ -21,6 +21,7 @@ from phalanx.ledger.ethereum import Account
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FaultSpec, TrustSpec
 from phalanx.runtime.system import System
+from tests.nightly import at_night
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "infected-agent.yaml"
 OPERATOR = sha256(b"1/secaas/account").digest()
@@ -100,6 +101,7 @@ def test_history_tells_enrolment_results_and_revocation_in_the_ledgers_order(ran
     assert {e["agent"] for e in every} == {"secaas", *(f"pop{n}" for n in range(1, 7))}
 
 
+@at_night
 def test_service_levels_are_shown_with_the_words_of_both_sides(tmp_path: Path) -> None:
     url = f"evm:{tmp_path / 'ledger.db'}"
     trust = TrustSpec(url, 10.0, service_levels=ServiceLevel(100.0, 0.02))

@@ -8,7 +8,7 @@ import pytest
 from fabric_lab import DOMAIN, Lab, OffClock, registration
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.one_line import taken_or_refused
 
 from phalanx.bus.client import NotPermittedError
@@ -267,7 +267,7 @@ class Heard:
         return self.count - before
 
 
-@pytest.mark.parametrize("size", sample([CROWD, CROWD // 2, 4 * CROWD, 10 * CROWD], 2))
+@pytest.mark.parametrize("size", sample([CROWD, CROWD // 2, 4 * CROWD, 10 * CROWD], 4))
 def test_who_watches_hears_no_more_of_many_agents_than_of_few(
     lab: Lab, registry: Registry, size: int
 ) -> None:
@@ -284,6 +284,7 @@ def test_who_watches_hears_no_more_of_many_agents_than_of_few(
     assert {owner for owner, state in states(registry).items() if state == "stale"} == {"pop1"}
 
 
+@at_night
 def test_of_many_agents_a_change_of_health_is_told_as_soon_as_of_few(
     lab: Lab, registry: Registry
 ) -> None:
@@ -295,6 +296,7 @@ def test_of_many_agents_a_change_of_health_is_told_as_soon_as_of_few(
     assert {e.registration.health.status for e in registry.entries()} == {HealthStatus.FAILING}
 
 
+@at_night
 def test_after_a_short_cut_only_what_is_due_is_renewed(lab: Lab, registry: Registry) -> None:
     size = 10 * CROWD
     crowd(lab, registry, size)

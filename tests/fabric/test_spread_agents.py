@@ -97,6 +97,7 @@ def check(result: RunResult) -> None:
     assert server.after_mb_s >= 0.95 * server.before_mb_s
 
 
+@at_night
 def test_agents_far_apart_come_to_the_outcome_of_those_in_one_process() -> None:
     spread = Spread(1)
     result = spread.run()
@@ -115,6 +116,7 @@ def test_the_same_run_gives_the_same_events() -> None:
     assert first.run(60.0).events == second.run(60.0).events
 
 
+@at_night
 @pytest.mark.parametrize("seed", SEEDS)
 def test_one_in_twenty_lost_and_one_in_twenty_doubled(seed: int) -> None:
     spread = Spread(seed, Random(seed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 from small_network import SERVER, World, line
+from tests.nightly import at_night
 
 from phalanx.domain.actions import Done, ReadService, ServiceSample
 from phalanx.domain.network import Host, HostLimits
@@ -98,6 +99,7 @@ def test_what_ends_an_overload_ends_the_attempts() -> None:
     assert seen["legitimate_mb_s"] == pytest.approx(seen["wanted_mb_s"], rel=1e-3)
 
 
+@at_night
 def test_devices_that_were_cut_off_come_back_as_a_crowd() -> None:
     made = core(devices(50.0), 1000.0)
     made.run(10.0)

@@ -125,6 +125,7 @@ def test_all_conflicts_of_the_oracle_and_no_other(rules) -> None:
     check(rules)
 
 
+@at_night
 @settings(max_examples=max(3, OTHERS // 5), deadline=None, suppress_health_check=list(HealthCheck))
 @given(rule_sets(60, least=40))
 def test_pairs_of_larger_sets_are_those_of_the_oracle(rules) -> None:

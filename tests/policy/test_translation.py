@@ -32,7 +32,7 @@ from phalanx.policy.translation import (
     merged,
     without,
 )
-from tests.nightly import examples
+from tests.nightly import at_night, examples
 from tests.policy.intent_values import MEMBERS, accesses, isolations, rates, schedules
 
 MANY = settings(max_examples=examples(20), suppress_health_check=list(HealthCheck), deadline=None)
@@ -345,6 +345,7 @@ def test_plans_are_merged_and_parted_by_intent() -> None:
     assert intents_of(left) == ["sensors-to-servers", "servers-to-cameras"]
 
 
+@at_night
 def test_many_addresses_are_counted_in_bounded_time() -> None:
     scattered = tuple(f"10.{n // 256}.{n % 256}.1" for n in range(12_000))
     intent = IsolationIntent(name="x", slice="a", sources=("b",))

@@ -27,7 +27,7 @@ from phalanx.slices.analytics import EXAMINE, AnalyticsEngine, ExamineRequest
 from phalanx.slices.model import SlicesSpec
 from phalanx.slices.monitoring import MonitoringSystem, SamplesRequest
 from phalanx.slices.services import LoopService, SliceRequest
-from tests.nightly import examples, sample
+from tests.nightly import at_night, examples, sample
 from tests.slices.descriptors import slices_specs
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -268,6 +268,7 @@ def sharing(**changes: Any) -> Scenario:
     return replace(STORM, slices=slices, agents=(*STORM.agents, AE), **changes)
 
 
+@at_night
 @pytest.mark.parametrize("dies", sample([True, False], 2))
 def test_a_storm_is_found_with_the_service_and_without_it_once_it_is_dead(dies: bool) -> None:
     faults = (FaultSpec(60.0, "crash", agent=AE.name),) if dies else ()

@@ -17,7 +17,7 @@ from phalanx.runtime.loading import load_scenario, parse_scenario
 from phalanx.runtime.scenario import FaultSpec, fingerprint
 from phalanx.runtime.system import System, run_scenario
 from tests.mutations import mutated
-from tests.nightly import examples
+from tests.nightly import at_night, examples
 from tests.one_line import taken_or_refused
 
 RING = Path(__file__).parents[2] / "scenarios" / "quickstart-ring.yaml"
@@ -131,6 +131,7 @@ def test_a_plan_without_slices_is_what_it_was() -> None:
     assert "loops" not in System(plain).log.events[0].data
 
 
+@at_night
 def test_a_loop_that_leaves_says_first_that_others_have_not_done_what_it_passed_on():
     city = load_scenario(RING.with_name("isolated-slices.yaml"))
     leaves = FaultSpec(110.5, "drain", agent="nssi-telemetry")

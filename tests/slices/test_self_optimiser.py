@@ -84,6 +84,7 @@ def test_a_load_that_comes_and_goes_does_not_flap() -> None:
     assert not of(result, "claim.held")
 
 
+@at_night
 def test_a_physical_function_is_asked_for_once() -> None:
     result = run(GROWS, form="PNF")
     refused = of(result, "claim.refused", holder="mano")

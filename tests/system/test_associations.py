@@ -147,6 +147,7 @@ def test_breaches_stand_in_the_report_with_the_words_of_who_saw_them(slow: Ran) 
     assert "sees that the service level agreed with pop2 is broken: 6" in page
 
 
+@at_night
 def test_lost_messages_break_a_level_and_it_is_kept_again_once_they_arrive() -> None:
     # Of one that loses half it is said that it is silent: what is lost then does not count.
     lost = FaultSpec(60, "lose", agent="pop4", share=0.3, for_s=150)
@@ -160,6 +161,7 @@ def test_lost_messages_break_a_level_and_it_is_kept_again_once_they_arrive() -> 
     assert all_are_trusted(run)
 
 
+@at_night
 @pytest.mark.parametrize(
     "fault",
     sample(

@@ -71,6 +71,7 @@ def test_an_unknown_case_is_refused(name, why):
         cases.named(name)
 
 
+@at_night
 def test_nothing_else_happens_to_users_than_what_defends_them(traces):
     plan = cases.scenario(cases.named(SMALL), 1)
     start = int(attack_span(plan)[0])

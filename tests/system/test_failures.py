@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from phalanx.checking import check as log_check
 from phalanx.runtime.scenario import FaultSpec
 from phalanx.runtime.system import System, run_scenario
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.published import load_published
 from tests.system.rings import about, arriving, attack, causes, crash, of, pop, ring, users
 
@@ -245,6 +245,7 @@ def test_a_limit_that_nobody_could_confirm_does_not_stay_for_ever(end_s):
     check(result)
 
 
+@at_night
 @pytest.mark.parametrize("away_s", sample([60, 6], 2))
 def test_a_protective_goal_outlasts_the_absence_of_the_repository(away_s):
     away = {"at_s": 9, "kind": "repository-away", "for_s": away_s}

@@ -10,7 +10,7 @@ from phalanx.functions import anomaly_detector
 from phalanx.functions.classifier import examine
 from phalanx.reporting.event_text import describe
 from phalanx.runtime.system import run_scenario
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.published import load_published
 from tests.system.conftest import SCENARIOS
 from tests.system.rings import (
@@ -151,6 +151,7 @@ def test_the_search_for_who_sends_them_ends_and_says_why(datagrams):
     assert describe(said).endswith(f"; the sources that flood {SERVER} are forged")
 
 
+@at_night
 @pytest.mark.parametrize("parts", sample([1, 2], 2))
 def test_a_classifier_that_finds_them_forged_has_them_proxied_too(monkeypatch, parts):
     def blind(*seen, **more):

@@ -47,6 +47,7 @@ def test_an_agent_leaves_in_the_midst_of_the_mitigation(agent):
     assert all(made[effect] < at_s for effect, at_s in lifted.items()), "another holds it first"
 
 
+@at_night
 @pytest.mark.parametrize("agent", sample(AGENTS[::-1], 8))
 def test_an_agent_leaves_while_classifiers_download(agent):
     _, result = run([drain(agent, 100.0)])

@@ -13,6 +13,7 @@ from phalanx.cli.main import app
 from phalanx.runtime.loading import load_scenario
 from phalanx.runtime.scenario import FunctionSpec, HostLimitsSpec, Scenario, ShapeSpec
 from phalanx.runtime.system import RunResult, run_scenario
+from tests.nightly import at_night
 from tests.system.conftest import SCENARIOS
 from tests.system.named_models import save_models
 from tests.system.rings import about, causes, of
@@ -81,6 +82,7 @@ def test_on_a_model_s_word_attackers_get_no_replica_and_are_not_blocked_either(
     assert not of(result, "measure.applied")
 
 
+@at_night
 def test_a_service_is_not_started_anew_on_a_model_s_word_alone(models: Path) -> None:
     result = run_scenario(with_model("memory-restart", models), until=70)
     told, *_ = of(result, "trouble.diagnosed")

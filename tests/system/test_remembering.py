@@ -156,6 +156,7 @@ def test_of_two_that_pursue_a_goal_one_goes_on(at_s, agent, away):
     assert doubled([e for e in result.events if e.time > at_s + away + SETTLED_S]) == []
 
 
+@at_night
 def test_a_goal_that_a_guardian_took_over_stays_with_it():
     _, result = run([restored("pop5", 100.0, 10.0)])
     ended = [e for e in of(result, "goal.ended", outcome="taken over") if e.agent == "pop5"]
@@ -166,6 +167,7 @@ def test_a_goal_that_a_guardian_took_over_stays_with_it():
     assert all(e.data["reason"] == "by pop6" for e in ended)
 
 
+@at_night
 def test_all_agents_are_restarted_in_turn_under_attack():
     turns = [restored(f"pop{i}", 150.0 + 12 * i, 4.0) for i in range(1, 7)]
     _, result = run(turns)

@@ -6,6 +6,7 @@ import pytest
 
 from phalanx.reporting.summary import summarise
 from phalanx.runtime.system import run_scenario
+from tests.nightly import at_night
 from tests.system.rings import about, attack, ring, users
 
 FAST = {"analysis_s": 0.4, "classify_s": 0.4, "monitor_interval_s": 0.1}
@@ -32,6 +33,7 @@ def runs():
     return [answered(eager=eager) for eager in (0, 1)]
 
 
+@at_night
 def test_at_once_the_explanation_does_not_wait_for_the_limit(runs):
     for result, waits in zip(runs, (True, False), strict=True):
         (asked,) = about(result, "auction.called", "goal", "?anomalousUsage")

@@ -8,7 +8,7 @@ from phalanx.checking.fuzz import judge
 from phalanx.checking.plans import random_plan
 from phalanx.cli.fuzz import run_plan
 from phalanx.runtime.system import run_scenario
-from tests.nightly import sample
+from tests.nightly import at_night, sample
 from tests.system.rings import crash, ring, users
 
 MENDED_S = 250.0
@@ -38,6 +38,7 @@ def test_a_duty_that_nobody_can_reach_is_seldom_auctioned_until_its_pop_is_linke
     assert MENDED_S < awarded[0] < MENDED_S + 15
 
 
+@at_night
 @pytest.mark.parametrize("seed", sample([20_000_340, 20_000_466], 2))
 def test_random_plans_whose_duties_nobody_can_fulfil_come_to_rest(seed: int) -> None:
     assert judge(random_plan(seed, "safety"), "safety", run_plan).failures == ()

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from phalanx.runtime.system import run_scenario
+from tests.nightly import at_night
 from tests.published import load_published
 from tests.system.rings import about, of, pop, ring
 
@@ -56,6 +57,7 @@ def selection():
     return load_published(SCENARIOS / "selection.yaml")
 
 
+@at_night
 def test_the_lite_classifier_wins_where_it_is_accurate_enough(selection):
     result = run_scenario(selection)
     assert classifiers(result) == {"classifier-lite"}
@@ -64,6 +66,7 @@ def test_the_lite_classifier_wins_where_it_is_accurate_enough(selection):
     assert result.summary.returned
 
 
+@at_night
 def test_only_the_least_accuracy_differs_and_the_full_classifier_wins(selection):
     goal = selection.goals["FlowRecord"]
     stricter = replace(goal, constraints=replace(goal.constraints, accuracy=0.95))

@@ -209,6 +209,7 @@ def test_who_asks_for_far_too_much_from_ever_other_addresses_is_blocked_ever_soo
     assert min(shares(result, since=115)) > 0.9
 
 
+@at_night
 @pytest.mark.parametrize(("count", "mb_s"), sample([(80, 0.08), (100, 0.07), (200, 0.05)], 3))
 def test_who_asks_for_little_and_gives_users_no_way_is_held_to_what_they_leave(
     count: int, mb_s: float
@@ -277,6 +278,7 @@ def dropped(result: RunResult) -> set[str]:
     return {data["effect"].rpartition(", ")[2].rstrip(")") for data in applied}
 
 
+@at_night
 def test_forged_udp_is_dropped_at_its_port_while_others_are_served_by_udp() -> None:
     asking = users(name="resolver", profile="dns", port=53, demand_mb_s=0.002)
     result = service(traffic=[asking, attack(**FORGED_UDP)])
@@ -423,6 +425,7 @@ def test_two_victims_are_served_at_once() -> None:
     assert min(shares(result, "bank")) > 0.9
 
 
+@at_night
 @pytest.mark.parametrize("start_s", sample([17.0, 24.0], 2))
 def test_a_flood_of_several_hosts_leaves_no_link_full_though_most_of_them_are_unharmed(
     start_s: float,
@@ -725,6 +728,7 @@ def test_a_filter_stays_while_its_attackers_pause_for_less_than_the_hold_down() 
     assert not of(result, "measure.lifted", pop="east", reason="lifted")
 
 
+@at_night
 def test_short_pulses_are_filtered_before_the_host_if_they_cannot_be_where_they_enter() -> None:
     """Each is over before the patience is; together they are one attack."""
     pops = [pop(name, *((0, 0.5) if name == "east" else (4, 8))) for name in POPS]

@@ -66,6 +66,7 @@ def blocked(result: RunResult) -> set[str]:
     return {source for event in filters for source in event.data["sources"]}
 
 
+@at_night
 @pytest.mark.parametrize(
     ("name", "since", "until", "least", "most"),
     [
@@ -115,6 +116,7 @@ def test_a_replica_for_attackers_is_refused_and_they_are_filtered_instead() -> N
     assert result.summary.mitigated
 
 
+@at_night
 def test_of_a_crowd_and_an_attack_at_once_each_gets_what_it_should() -> None:
     both = plan(CROWD)
     flood = plan(ATTACK).traffic[1]
@@ -224,6 +226,7 @@ def _host(base: Scenario, requests_s: float) -> Any:
     return replace(base.hosts[0], limits=HostLimitsSpec(requests_s=requests_s))
 
 
+@at_night
 def test_growth_gets_its_replica_before_it_is_too_much() -> None:
     base = plan(CROWD)
     growing = group("growing", 40, count=80, end_s=160, shape=ShapeSpec(ramp_s=60))
@@ -258,6 +261,7 @@ def test_where_no_agent_has_room_the_log_says_so_and_nothing_else_happens() -> N
     assert not blocked(result)
 
 
+@at_night
 def test_a_replica_whose_agent_dies_is_made_again() -> None:
     holder = replicas(shipped(CROWD))[0].data["pop"]
     crash = FaultSpec(60, "crash", agent=holder)
@@ -351,6 +355,7 @@ def test_a_replica_is_placed_where_the_slow_way_begins() -> None:
     assert len(about(result, "measure.lifted", "effect", "placedNear")) == len(near)
 
 
+@at_night
 def test_a_service_is_started_anew_before_its_memory_is_used_up() -> None:
     result = shipped(MEMORY)
     restarts = of(result, "host.restarted")

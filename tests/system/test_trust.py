@@ -193,6 +193,7 @@ def test_the_same_seed_gives_the_same_log(infected: Ran) -> None:
     assert [event for event in again.events if event.time < 60] == first
 
 
+@at_night
 def test_what_an_expelled_agent_watched_is_watched_by_one_heir() -> None:
     result = System(quiet(FaultSpec(20, "infect", agent="pop6"), until=240)).run()
     expelled = [e.time for e in of(result.events, "trust.changed", standing="quarantined")]
@@ -304,6 +305,7 @@ def test_a_rule_that_was_removed_behind_an_agents_back_is_found() -> None:
     assert standings(system)["pop2"] is TrustStanding.QUARANTINED
 
 
+@at_night
 def test_a_rule_that_is_lifted_while_it_is_looked_at_is_no_deviation() -> None:
     """What the agent says it keeps is older than what is read: the second look clears it."""
     system = System(replace(INFECTED, faults=(), duration_s=60))

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.nightly import examples
+from tests.nightly import at_night, examples
 from trust_lab import NEEDS_C, PROGRAM, compiled, running, started, write_agent
 from typer.testing import CliRunner
 
@@ -167,6 +167,7 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Refe
     return source, folder / "out", reference
 
 
+@at_night
 @NEEDS_C
 def test_the_program_text_of_a_hardened_program_is_unchanged(
     hardened: tuple[Path, Path, ReferenceValues],

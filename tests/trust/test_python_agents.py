@@ -117,6 +117,7 @@ SAME_PLACE = {
 """Attacks on what another attack of the list changes, too."""
 
 
+@at_night
 def test_all_are_found_at_once(target: Agent) -> None:
     attacks = {name: attack for name, attack in ATTACKS.items() if name not in SAME_PLACE}
     assert target.verdict() == (TrustTier.AFFIRMING, set())
@@ -128,6 +129,7 @@ def test_all_are_found_at_once(target: Agent) -> None:
         assert (where, kind) in found, name
 
 
+@at_night
 def test_a_number_as_keyword_default_is_found_in_the_next_look_and_its_undoing_too(
     target: Agent,
 ) -> None:
