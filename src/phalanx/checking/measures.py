@@ -170,9 +170,9 @@ class MeasureRules(RuleGroup):
         name, idle = event.data["instance"], self.run.timing("idle_timeout_s")
         known = self.run.running.get(name)
         if event.data["reason"].startswith("idle") and idle is not None and known is not None:
-            # What its agent gives up ends in the network at the next tick.
-            least_s = idle - (self.run.timing("tick_s") or 0.0) - ROUNDING
-            early = self._works(name) or event.time < known.busy + least_s
+            # What its agent gives up ends in the network at the next tick, or far away later.
+            end = known.busy + idle - (self.run.timing("tick_s") or 0.0) - ROUNDING
+            early = self._works(name) or (not self.run.lossy and event.time < end)
             self.require(not early, "idle", event, f"it had work at {known.busy:g} s")
             said = event.data["reason"] == f"idle for {idle:g} s"
             self.require(said, "idle", event, f"{event.data['reason']}, of {idle:g} s")
