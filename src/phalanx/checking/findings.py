@@ -40,12 +40,11 @@ class FindingRules(RuleGroup):
         found: list[str] = data["found"]
         known = {*data["evidence"], *data.get("remembered", ()), *data.get("convicted", ())}
         told = {*data.get("reported", ())}
-        for flow in found:
+        for flow in (*found, *data.get("convicted", ())):
             source, _, target = flow.partition(">")
             whole = _addresses((source, target) if ">" in flow else (source,))
             reason = flow in known or source in told
             self.require(whole and reason, "findings", event, f"{flow} has no evidence")
-        for flow in (*found, *data.get("convicted", ())):
             self._found.setdefault(flow, set()).add(event.agent)
         while len(self._found) > MOST_FOUND:
             del self._found[next(iter(self._found))]

@@ -120,7 +120,8 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
         limits = "/rate-limiter" in lease or "RateLimited(" in lease
         if not (lease.endswith(WATCHING) or (low and limits) or any(x in lease for x in stays)):
             yield Failure("rest", f"{lease} is held long after all is over")
-    for agent, belief in _believed(events, ("underAttack(", "threat(")):
+    wrong = ("underAttack(", "threat(", *(() if low else ("overUsage(", "connectionFlood(")))
+    for agent, belief in _believed(events, wrong):
         yield Failure("rest", f"{agent} believes in {belief} long after all is over")
 
 

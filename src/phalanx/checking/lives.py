@@ -31,7 +31,7 @@ CAUSED_BY = {
         f"{MOVED} instance.downloading plan.started": "instance.downloading",
         f"{MOVED} instance.downloading plan.started run.started": "instance.started",
         "instance.started": "instance.replaced",
-        "loop.passed loop.returned plan.started": "loop.passed",
+        "loop.passed loop.replaced loop.returned plan.started": "loop.passed",
         "plan.started": "contract.accepted scaling.refused",
         "run.started": "key.installed measures.counted network.sample repository.changed run.ended "
         "traffic.changed",
