@@ -40,8 +40,8 @@ class MeasureRules(RuleGroup):
         "allowed": "No measure blocks or limits a source that the run's allow list has.",
         "leases": "A lease runs out only after its agent died, left or was distrusted, and at most "
         "its length after it died or left, unless the agent goes on with what it remembers.",
-        "idle": "An instance ends as idle only after idle_timeout_s without a contract or a "
-        "measure, and not much later than that unless something is broken.",
+        "idle": "An instance ends as idle only without a contract or a measure; after "
+        "idle_timeout_s where messages arrive, and not much later unless something is broken.",
         "updates": "Where another version is offered, the agent of each instance that runs of an "
         "older one adopts the goal to update it, and of no other instance.",
         "drains": "An agent that is about to leave offers nothing and accepts nothing any more, "
