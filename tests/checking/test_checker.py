@@ -404,6 +404,12 @@ def test_agent_that_is_about_to_leave_and_does_not(busy):
     assert "drains" in broken(other(busy, first(busy, "agent.left")))
 
 
+def test_agent_that_is_told_to_leave_and_goes_on(busy):
+    told = next(i for i, e in enumerate(busy) if e.kind == "agent.draining")
+    unheard = other(busy, told)
+    assert "drains" in broken(other(unheard, first(unheard, "agent.left")))
+
+
 def test_agent_that_is_about_to_leave_and_bids(busy):
     at = first(busy, "auction.bid")
     leaves = replace(busy[at], id="other-1", kind="agent.draining", data={})

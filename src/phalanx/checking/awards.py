@@ -109,7 +109,7 @@ class AuctionRules(RuleGroup):
         "awards": "The winner is the best of the ranking that has not failed and that the "
         "auctioneer never took for dead; the ranking has what its agents bid, or those alone who "
         "keep the goal so already, if there are any, and all who were asked are in it, refused, "
-        "or were silent; nobody is passed over as silent who is at work for it.",
+        "or were silent; where nothing broke since, nobody at work is passed over as silent.",
         "contracts": "Only an agent that an auction was awarded to accepts a contract, once, and "
         "while it lives it ends each that it accepted; where nothing is broken soon after the "
         "auctioneer's plan has ended. What an auctioneer believes of it "
@@ -456,12 +456,12 @@ class AuctionRules(RuleGroup):
         self.require(event.agent == auction.agent, "auctions", event, f"of {auction.agent}")
         self.require(not auction.failed, "auctions", event, "it has failed before")
         self._waiting.pop(data["auction"], None)
-        lost, ranking = auction.awarded, data["ranking"]
-        after = data.get("after")
+        lost, ranking, after = auction.awarded, data["ranking"], data.get("after")
         if bool(lost) != (after is not None) or (lost and after != lost[-1]):
             self.broken("awards", event, f"after {after}, awarded so far: {lost}")
+        calm = not self.run.lossy and self._at_work.get(data["auction"], 0.0) > self.run.quiet
         busy = after not in self.run.out and self._contracts.get((str(after), data["auction"]))
-        if busy and data.get("reason") == "does not answer" and not self.run.lossy:
+        if busy and data.get("reason") == "does not answer" and calm:
             self.broken("awards", event, f"{after} is at work for it, and can be asked")
         self._decided(event, auction, {row["agent"] for row in ranking})
         left = [row["agent"] for row in ranking if row["agent"] not in lost]

@@ -127,7 +127,12 @@ class MeasureRules(RuleGroup):
         """Expect it to leave."""
         lasts = self.run.timing("drain_s")
         if lasts is not None and self.run.one_clock:
-            self._leaving[event.agent] = event.time + lasts + LEAVE_S
+            self._leaving[event.data.get("agent", event.agent)] = event.time + lasts + LEAVE_S
+
+    def on_fault_injected(self, event: Event) -> None:
+        """Expect an agent to leave that is told to."""
+        if event.data["fault"] == "drain" and event.data["agent"] in self.run.life:
+            self.on_agent_draining(event)
 
     def on_agent_left(self, event: Event) -> None:
         """See that it hands over what it can, where others live and messages arrive."""
@@ -233,18 +238,16 @@ class MeasureRules(RuleGroup):
             return
         sources = sources_of(event)
         left = {*allow} - {*data.get("outside", ())}
-        nets = [ip_network(each) for each in left]
-        hit = [s for s in sources if any(ip_network(s).overlaps(net) for net in nets)]
+        hit = [s for s in sources if any(ip_network(s).overlaps(ip_network(net)) for net in left)]
         hit = hit if sources else sorted(left)
         self.require(not hit, "allowed", event, f"{hit} are in the allow list")
 
     def on_measure_lifted(self, event: Event) -> None:
         """Note that a measure is gone."""
-        data = event.data
-        known = self.run.in_force.pop(data["measure"], None)
+        name = event.data["measure"]
+        known = self.run.in_force.pop(name, None)
         self._rests(event, None if known is None else known.instance)
-        if known is None:
-            self.broken("measures", event, f"{data['measure']} is lifted, not in force")
+        self.require(known is not None, "measures", event, f"{name} is lifted, not in force")
 
     # -- leases -------------------------------------------------------------------------
 
@@ -253,8 +256,7 @@ class MeasureRules(RuleGroup):
         lease = self.run.timing("lease_s")
         self._down[agent] = event.time
         self._leaving.pop(agent, None)
-        for contract in [c for c in self._jobs if c.partition(" ")[0] == agent]:
-            del self._jobs[contract]
+        self._jobs = {c: i for c, i in self._jobs.items() if c.partition(" ")[0] != agent}
         if lease is not None and self.run.one_clock:
             had = frozenset(name for name in self.run.running if owner(name) == agent)
             lasts = 1.0 if event.kind == "agent.left" else lease
