@@ -100,7 +100,6 @@ def check(result: RunResult) -> None:
     assert server.after_mb_s >= 0.95 * server.before_mb_s
 
 
-@at_night
 def test_agents_far_apart_come_to_the_outcome_of_those_in_one_process() -> None:
     spread = Spread(1)
     result = spread.run()

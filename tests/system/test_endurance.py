@@ -12,7 +12,7 @@ import pytest
 
 from phalanx.runtime.system import System
 from phalanx.store.memory import EventLog
-from tests.nightly import at_night
+from tests.nightly import NIGHTLY
 from tests.system.structures import sizes
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -37,12 +37,11 @@ MEMORIES = (
 """What remembers on purpose; all else is as large after the last attack as after the third."""
 
 
-@at_night
 def test_each_attack_is_seen_and_what_was_opened_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(sys, "argv", ["bench_endurance.py"])
     bench: Any = import_module("bench_endurance")
-    hours = 1.0
+    hours = 1.0 if NIGHTLY else 2 / 3
     starts = bench.attack_starts(hours)
     observer = bench.Observer(starts)
     system = System(bench.endurance(6, hours, attacked=True), sinks=[observer], keep_events=1000)

@@ -91,7 +91,6 @@ def test_users_get_more_than_by_what_is_now_and_no_pop_is_woken_for_it() -> None
     assert shipped().summary.energy_wh > energy(shipped())
 
 
-@at_night
 def test_the_log_tells_what_the_bids_rest_on() -> None:
     award = placed(shipped())
     (called,) = [e for e in causes(shipped(), award) if e.kind == "auction.called"]
