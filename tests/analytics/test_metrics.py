@@ -8,6 +8,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,6 @@ from phalanx.analytics.metrics import (
     MetricTable,
     joined,
     read_table,
-    resample,
     resampled,
     tables,
     write_table,
@@ -35,6 +35,10 @@ NAN = float("nan")
 def table(times: list[float], *columns: list[float], labels: tuple[str, ...] = ()) -> MetricTable:
     names = tuple("abcdef"[: len(columns)])
     return MetricTable(np.array(times, float), names, np.array(columns, float).T, labels)
+
+
+def resample(one: MetricTable, *how: float, **more: Any) -> MetricTable:
+    return joined(resampled([one], *how, **more))
 
 
 def same(one: MetricTable, other: MetricTable) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from phalanx.analytics.metrics import MetricError, read_table, resample
+from phalanx.analytics.metrics import MetricError, joined, read_table, resampled
 from phalanx.analytics.prometheus import Prometheus, load_queries
 from phalanx.cli.main import app
 
@@ -172,7 +172,8 @@ def test_more_points_than_an_answer_may_have_are_all_there(server: SimpleNamespa
 def test_a_reset_is_counted_as_the_server_counts_it(server: SimpleNamespace) -> None:
     prometheus = Prometheus(server.url)
     (span,) = prometheus.range(RAW, "shop", BEGIN + RESET - 1_000, BEGIN + RESET + 1_000, 10.0)
-    own = resample(span.columns(("requests",)), 10.0, counters=("requests",), hold_s=10.0)
+    asked = [span.columns(("requests",))]
+    own = joined(resampled(asked, 10.0, counters=("requests",), hold_s=10.0))
     # The same increments, by the server: exact, since the readings stand on the grid.
     queries = {"grown": 'increase(requests_total{service="$service"}[10s]) * 10 / 10'}
     (theirs,) = prometheus.range(queries, "shop", BEGIN + RESET - 990, BEGIN + RESET + 1_000, 10.0)

@@ -351,13 +351,6 @@ def _write_parquet(tables: Iterable[MetricTable], path: Path) -> None:
 # -- resampling -----------------------------------------------------------------------------
 
 
-def resample(
-    table: MetricTable, step_s: float, counters: Collection[str] = (), hold_s: float | None = None
-) -> MetricTable:
-    """Return a table with a row for each step; as ``resampled``, all at once."""
-    return joined(resampled([table], step_s, counters, hold_s))
-
-
 def resampled(
     tables: Iterable[MetricTable],
     step_s: float,

@@ -587,12 +587,10 @@ class _Kept:
 
 
 class Stream(_Kept):
-    """Keeps what it is given, in order; the oldest goes when there is too much, and is counted."""
+    """Keeps what it is given, in order; the oldest goes when there is too much."""
 
     def __init__(self, clock: Clock, capacity: int) -> None:
         super().__init__(clock)
-        self.discarded = 0
-        """Entries that had to go."""
         self.cursors: dict[tuple[str, str], int] = {}
         """Up to where each durable follower has acknowledged, by (identity, name)."""
         self.last = 0
@@ -615,7 +613,6 @@ class Stream(_Kept):
         self._entries.append(_Entry(self.last, delivery, now))
         if len(self._entries) > self._capacity:
             self._entries.popleft()
-            self.discarded += 1
         self.regained()
 
     def before(self, since_s: float | None) -> int:

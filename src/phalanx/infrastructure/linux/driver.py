@@ -334,19 +334,6 @@ class LinuxNetwork(NetworkDriver):
         self._recorder.record("fault.injected", self._cause, fault=fault)
         self._processes.store.away = away
 
-    def kill_instance(self, instance: str) -> None:
-        """Let an instance crash: its process gets SIGKILL.
-
-        Raises:
-            ValueError: if there is none of that id.
-
-        """
-        if not self._processes.kill(instance):
-            raise ValueError(f"no instance {instance}")
-        self._recorder.record(
-            "fault.injected", self._cause, fault="instance-killed", instance=instance
-        )
-
     def leases(self) -> list[str]:
         """Return the ids of all holds, instances and measures, each kind sorted."""
         return [*self._lifecycle.names(), *self._measures.names()]

@@ -549,14 +549,6 @@ class VnfProcesses:
         process = next(here, None)
         return None if process is None else process.instance
 
-    def kill(self, instance: str) -> bool:
-        """Kill the process of an instance, as a fault; return whether there was one."""
-        process = self._processes.get(instance)
-        if process is None or process.child is None:
-            return False
-        process.child.send_signal(signal.SIGKILL)
-        return True
-
     async def end_all(self) -> None:
         """End all processes and wait for it.
 
