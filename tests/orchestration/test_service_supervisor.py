@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from service_world import NAME, Crash, World, asked
+from service_world import NAME, Crash, FakeIml, World, asked
 from tests.nightly import examples
 
 from phalanx.domain.errors import ScenarioError
@@ -118,6 +118,22 @@ def test_whatever_happens_a_fate_is_one_of_three(story: list[tuple[bool, float]]
 
 
 # -- the keeper -----------------------------------------------------------------------------------
+
+
+def test_the_pause_told_is_that_of_the_policy_however_long_its_words_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = deployed()
+    logs = FakeIml.logs
+
+    def slow(site: FakeIml, name: str, lines: int = 100) -> str:
+        world.now += 0.3
+        return logs(site, name, lines)
+
+    monkeypatch.setattr(FakeIml, "logs", slow)
+    told = kept(world, 10.0, lambda now: world.kill(ORIGIN) if now == 3.0 else None)
+    (died,) = (one.line for one in told if one.what == "died")
+    assert "it is started in 1 s" in died
 
 
 def test_what_dies_is_started_again_with_its_memory() -> None:

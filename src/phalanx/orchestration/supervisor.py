@@ -186,17 +186,19 @@ class ServiceSupervisor:
         if self._runs(member):
             restart.lives(now)
         elif restart.dead(now):
-            self._mourn(member, restart, record)
+            self._mourn(member, restart, record, now)
         elif restart.due is not None and now >= restart.due:
             self._start(member, restart, record)
 
-    def _mourn(self, member: ServiceMember, restart: RestartState, record: ServiceRecord) -> None:
+    def _mourn(
+        self, member: ServiceMember, restart: RestartState, record: ServiceRecord, now: float
+    ) -> None:
         where = f"{member.name} at {member.site}"
         said = self._context.sites(member.site).logs(member.name, 1).strip()
         words = f"; it said last: {said}" if said else ""
         if restart.due is not None:
-            pause_s = restart.due - self._context.monotonic()
-            self._tell("died", f"{where} does not run; it is started in {pause_s:.3g} s{words}")
+            due = f"it is started in {restart.due - now:.3g} s"
+            self._tell("died", f"{where} does not run; {due}{words}")
             return
         times = f"died {restart.deaths} times in a row"
         self._tell("left alone", f"{where} {times}: it is not started any more{words}")
