@@ -210,8 +210,7 @@ def test_what_another_made_as_well_while_its_agent_was_cut_off_is_undone_and_rel
 @pytest.mark.parametrize("first", ["own", "theirs"])
 def test_what_it_has_in_force_itself_it_relies_on_no_other_for(bench, first):
     def make():
-        call, bid = bench.offer("own")
-        bench.accept("own", call, bid)
+        bench.accept("own", bench.cfp("own", since=-1.0))
         bench.finish(Deploy)
         assert bench.site.measures
 
@@ -238,6 +237,24 @@ def test_what_it_has_in_force_itself_it_relies_on_no_other_for(bench, first):
     bench.later()
     assert len(bench.to("b", UndoRequest)) == 1
     assert not [m for m in bench.sent if m.conversation == NOTICE]
+
+
+def test_it_does_not_bid_for_what_it_has_auctioned_before_and_says_so_first(bench):
+    heard = []
+
+    def call_as_well():
+        bench.sent.clear()
+        bench.cfp("younger", since=bench.now + 1.0)
+        bench.cfp("younger", since=bench.now + 1.0)
+        heard.extend((m.performative, m.conversation) for m in bench.sent if m.receiver == "b")
+
+    bench.delegate(holder="c", meanwhile=call_as_well)
+    (elder,) = {name for _, name in heard} - {"younger"}
+    told = [(Performative.CFP, elder), (Performative.REFUSE, "younger")]
+    assert heard == told * 2, "the last answer may end an auction"
+    assert bench.refusal("younger").transient
+    bench.cfp("after", OTHER)
+    assert bench.bids("after"), "and for all else"
 
 
 def test_that_another_keeps_it_as_well_undoes_nothing_unless_it_was_asked(bench):

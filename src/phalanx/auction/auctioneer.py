@@ -33,7 +33,16 @@ from phalanx.auction.settings import Configured, Tender
 from phalanx.auction.terms import judged
 from phalanx.auction.view import Change
 from phalanx.bdi.agent import Agent
-from phalanx.bdi.capability import Capability, hears, perceives, plan, recalls, remembers, when
+from phalanx.bdi.capability import (
+    Capability,
+    hears,
+    perceives,
+    plan,
+    recalls,
+    remembers,
+    starts,
+    when,
+)
 from phalanx.bdi.goals import GoalInstance
 from phalanx.bdi.steps import Await, Believe, Body, Pause, PlanFailed, Step, Steps
 from phalanx.domain.actions import SiteState
@@ -230,34 +239,41 @@ class Auctioneer(Configured, Capability):
 
     # -- messages -------------------------------------------------------------------
 
-    @hears(CallForProposals)
-    def heard_call(self, me: Agent, message: Message) -> None:
+    @starts
+    def begin(self, me: Agent) -> None:
+        """Have calls of others compared with its own before they are bid for."""
+        me.capability(Bidder).asked = self._asked
+
+    def _asked(self, me: Agent, message: Message) -> bool:
         """Let the elder of two auctions of the same goal end first: it may be made twice else.
 
         Whoever called the younger hears of the elder as long as that is open, but gives way a few
         times only: what calls for all and awards nothing would stop everything.
+
+        Returns:
+            Whether the elder is this agent's.
+
         """
         call = message.content_as(CallForProposals)
-        theirs, cause = (call.since, message.conversation), me.cause
+        theirs, cause, elder = (call.since, message.conversation), me.cause, False
         for conversation, auction in list(self.auctions.items()):
             mine = auction.call.since, conversation
             if auction.call.goal.goal != call.goal.goal or message.sender == me.name:
                 continue
             if mine < theirs and auction.called:  # that is not known of it after a crash
-                me.cause = auction.called
+                me.cause, elder = auction.called, True
                 again = [each for each in auction.begin() if each[1] == message.sender]
                 self._send(me, conversation, again)
             elif auction.gives_way and auction.winner is None:
                 reason = f"{message.sender} asks for the same"
-                goal = str(call.goal.goal)
-                me.cause = me.record(
-                    "auction.waiting", auction=conversation, goal=goal, reason=reason
-                )
+                about = {"auction": conversation, "goal": str(call.goal.goal)}
+                me.cause = me.record("auction.waiting", **about, reason=reason)
                 self._send(me, conversation, auction.cancel(reason))
                 me.resume(conversation, Overtaken())
             else:  # the elder is heard of too late
                 self.delegations.find_doubled(me, self.settings.deadline_s)
             me.cause = cause
+        return elder
 
     @hears(Proposal)
     def heard_proposal(self, me: Agent, message: Message) -> None:

@@ -70,6 +70,8 @@ PAUSED = "paused by an operator"
 """Why an agent that was told to pause does not bid."""
 DRAINING = "draining"
 """Why an agent that is about to leave does not bid."""
+ASKED = "has asked for the same before"
+"""Why an agent does not bid for a goal that it auctions itself: it would be made twice."""
 UNDECIDED = (ContractStage.BIDDING, ContractStage.WAITING, ContractStage.PROPOSED)
 WAIT = 0.75
 """Share of the time to the deadline that a call waits for elder auctions to be decided."""
@@ -91,6 +93,8 @@ class Bidder(Configured, Capability):
         """By kind of goal, where more is asked and bid than of any goal."""
         self.refused: Callable[[AgentId, str, str], None] = lambda *_: None
         """Called with an agent, what it asked for without a right to it, and why it has none."""
+        self.asked: Callable[[Agent, Message], bool] = lambda *_: False
+        """Called with a call of another agent; whether this one has auctioned the same before."""
         self.paused = False
         """Whether an operator wants it to bid for nothing; only one who resumes it ends that."""
         self.spared: dict[tuple[str, str], float] = {}
@@ -116,6 +120,7 @@ class Bidder(Configured, Capability):
     @hears(CallForProposals)
     def heard_call(self, me: Agent, message: Message) -> None:
         """Evaluate a call, hold what the bids need, propose; or refuse with the reason."""
+        asked = self.asked(me, message)  # says so before the answer, which may end the auction
         known = self.contracts.get(message.conversation)
         if known is not None:
             self._repeat(me, known)
@@ -126,6 +131,8 @@ class Bidder(Configured, Capability):
             self._refuse(me, contract, DRAINING)
         elif self.paused:  # one that is resumed shows in no view: ask again soon
             self._refuse(me, contract, PAUSED, transient=True)
+        elif asked:
+            self._refuse(me, contract, ASKED, transient=True)
         else:
             self._evaluate(me, contract)
 
