@@ -213,8 +213,10 @@ class CauseRules(RuleGroup):
             self.broken("kinds", event, f"{event.kind} by {cause.kind}, {cause.id}")
         for own, its in SAME.get(event.kind, ()):
             said = event.data.get(own)
-            # Where an image is no more says nothing of where it is wanted.
-            known = cause.data.get(its, said) if cause.kind != "image.evicted" else said
+            # Where an image is no more says nothing of where it is wanted, and who looks again may
+            # be another version since.
+            apart = cause.kind == "image.evicted" or (own, cause.kind) == ("instance", event.kind)
+            known = said if apart else cause.data.get(its, said)
             text = f"{own} of {event.kind} is {said}, and its cause {cause.id} says {known}"
             self.require(said in (None, known), "kinds", event, text)
 
