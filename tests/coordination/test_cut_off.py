@@ -31,7 +31,14 @@ from phalanx.domain.messages import (
     Return,
     UndoRequest,
 )
-from phalanx.domain.predicates import AnomalousUsage, LinkRateLimited, Monitored, Quiet
+from phalanx.domain.predicates import (
+    AnomalousUsage,
+    ConnectionFlood,
+    LinkRateLimited,
+    Monitored,
+    OverUsage,
+    Quiet,
+)
 
 WARD = "c"
 """Whom agent ``a`` covers in the ring of ``a``, ``b`` and ``c``."""
@@ -374,6 +381,18 @@ def watching(rate_mb_s):
 def sample(bench, rate_mb_s):
     percept = LinkSample(LINK, rate_mb_s, 10.0)
     bench.carry_out(bench.agent.perceive(percept, bench.now, "root"))
+
+
+def test_an_alarm_ends_with_the_last_watch_of_its_link():
+    bench = Talk()
+    bench.win("x", want(Monitored(LINK, 5.0, 9)))
+    bench.win("y", want(Monitored(LINK, 4.0, 9)))
+    bench.carry_out(bench.agent.perceive(LinkSample(LINK, 8.0, 10.0, 99), bench.now, "root"))
+    beliefs, alarms = bench.agent.beliefs, (OverUsage(LINK), ConnectionFlood(LINK))
+    bench.cancel("x")
+    assert [beliefs.holds(alarm) for alarm in alarms] == [True, True]
+    bench.cancel("y")
+    assert [beliefs.get(alarm) for alarm in alarms] == [None, None]
 
 
 def alarms(bench):

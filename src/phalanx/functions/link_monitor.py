@@ -54,6 +54,8 @@ class LinkMonitor(Capability):
         self._thresholds: dict[LinkId, float] = {}
         self._most_connections: dict[LinkId, int] = {}
         self._latest: dict[LinkId, LinkSample] = {}
+        self._watched: dict[LinkId, GoalInstance] = {}
+        """By link: for which goal it was looked at last."""
         self._history: dict[LinkId, deque[tuple[float, float, float]]] = {}
         """(time, rate in MB/s, connections) of the last samples."""
         self._honest: set[LinkId] = set()
@@ -79,11 +81,24 @@ class LinkMonitor(Capability):
         self._thresholds[monitored.link] = monitored.threshold_mb_s
         self._most_connections[monitored.link] = monitored.connections
         interval = me.parameter(self, "monitor_interval_s")
-        while True:
-            sample = yield Act(ReadLink(monitored.link, interval))
-            yield Perceive(sample)
-            yield Perceive(self._window(me, sample))
-            yield Pause(interval)
+        try:
+            while True:
+                self._watched[monitored.link] = goal
+                sample = yield Act(ReadLink(monitored.link, interval))
+                yield Perceive(sample)
+                yield Perceive(self._window(me, sample))
+                yield Pause(interval)
+        except GeneratorExit:  # of an agent that died nothing is recorded any more
+            me.later(self._unwatched, me, goal)
+            raise
+
+    def _unwatched(self, me: Agent, goal: GoalInstance) -> None:
+        """Believe in no alarm any more that nobody looks at here from now on."""
+        link = goal.predicate_as(Monitored).link
+        me.cause = goal.cause if goal.end is None else goal.end.event
+        for alarm in OverUsage(link), ConnectionFlood(link):
+            if self._watched[link] is goal and me.beliefs.get(alarm) is not None:
+                me.do_step(Forget(alarm))
 
     @perceives(LinkSample)
     def revise(self, me: Agent, sample: LinkSample) -> Steps:
