@@ -18,7 +18,7 @@ from phalanx.policy.conflicts import (
     ConflictAnalysis,
     ConflictKind,
     PolicyConflict,
-    repaired,
+    PolicyRepair,
 )
 from phalanx.policy.contradictions import (
     contradictions,
@@ -44,6 +44,22 @@ from tests.policy.oracle import Oracle, rule_sets, universe
 
 PERMIT, DENY = RuleAction(PolicyVerdict.PERMIT), RuleAction(PolicyVerdict.DENY)
 SETS, OTHERS = (10_000, 2_000) if NIGHTLY else (12, 5)
+
+
+def repaired(rules: RuleSet, repair: PolicyRepair) -> RuleSet:
+    """Return a set with a repair made."""
+    listed = list(rules.rules)
+    ids = [rule.id for rule in listed]
+    new = list(repair.rules)
+    if repair.change == "insert":
+        at = ids.index(repair.before) if repair.before else len(ids)
+    else:
+        at = ids.index(repair.rule)
+        moved = listed.pop(at)
+        if repair.change == "move":
+            new, at = [moved], ids.index(repair.before)
+    listed[at:at] = new
+    return replace(rules, rules=tuple(listed))
 
 
 def check(rules: tuple[PolicyRule, ...]) -> None:

@@ -81,7 +81,7 @@ class MeasureRules(RuleGroup):
             left = sorted(had & self.run.running.keys())
             self.require(not left, "leases", event, f"{left} outlive the lease of {agent}, {due} s")
 
-        for agent in [a for a, due in self._leaving.items() if now > due]:
+        for agent in [a for a, due in self._leaving.items() if now > due and not self.run.skewed]:
             self.broken("drains", event, f"{agent} has not left by {self._leaving.pop(agent):g} s")
         for name in [n for n, (since, _) in self._old.items() if now > since + UPDATE_S]:
             _, version = self._old.pop(name)

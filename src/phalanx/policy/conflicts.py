@@ -449,19 +449,3 @@ def fresh_ids(name: str, taken: Collection[str]) -> Iterator[str]:
     for number in count(2):
         if (made := f"{name[:110]}.{number}") not in taken:
             yield made
-
-
-def repaired(rules: RuleSet, repair: PolicyRepair) -> RuleSet:
-    """Return a set with a repair made."""
-    listed = list(rules.rules)
-    ids = [rule.id for rule in listed]
-    new = list(repair.rules)
-    if repair.change == "insert":
-        at = ids.index(repair.before) if repair.before else len(ids)
-    else:
-        at = ids.index(repair.rule)
-        moved = listed.pop(at)
-        if repair.change == "move":
-            new, at = [moved], ids.index(repair.before)
-    listed[at:at] = new
-    return replace(rules, rules=tuple(listed))
