@@ -227,6 +227,7 @@ def test_scenarios_are_known_by_name_and_an_unknown_one_lists_them() -> None:
     assert all(name in line for name in scenarios())
 
 
+@at_night
 def test_the_wheel_brings_scenarios_and_benchmarks_of_models(tmp_path: Path) -> None:
     """Build the wheel, unpack it into an empty environment, and ask for some by name there."""
     here = Path.cwd()

@@ -22,7 +22,7 @@ from phalanx.orchestration.workflow.machine import RolledBackError, WorkflowErro
 
 PLAIN = asked()
 TIGHT = settings(suppress_health_check=[HealthCheck.too_slow])
-EXAMPLES, STRIDE = (600, 1) if NIGHTLY else (5, 61)
+EXAMPLES, STRIDE = (600, 1) if NIGHTLY else (5, 97)
 LONGEST = 160
 """No command has more moments (checked below)."""
 

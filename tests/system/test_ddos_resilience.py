@@ -134,7 +134,7 @@ def test_no_name_of_a_pop_stands_in_the_code():
 
 
 def test_the_same_seed_gives_the_same_log_and_report_in_any_process(tmp_path):
-    plan, until = tmp_path / "plan.yaml", "250"  # all is blocked by then
+    plan, until = tmp_path / "plan.yaml", "150"
     cut = "faults: [{at_s: 60, kind: link-down, link: [pop3, pop4], for_s: 5}]\n"
     plan.write_text((SCENARIOS / "ddos-resilience.yaml").read_text(encoding="utf-8") + cut)
     written = []

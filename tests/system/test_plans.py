@@ -47,7 +47,7 @@ def test_random_plans(mode, part):
         assert trial(seed, mode).failures == (), f"phalanx fuzz --replay {seed} --mode {mode}"
 
 
-@pytest.mark.parametrize("file", sample(KEPT, 50), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sample(KEPT, 60), ids=lambda file: file.stem)
 def test_plans_that_once_failed(file):
     mode = file.stem.partition("-")[0]
     plan = yaml.safe_load(file.read_text())
