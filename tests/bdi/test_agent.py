@@ -375,6 +375,41 @@ def test_a_standing_goal_is_pursued_again():
     assert ends(events) == [("out(hall)", "dropped")]
 
 
+class Watching(Capability):
+    """Sees room after room, and some of them again, and never comes to an end."""
+
+    name = "watching"
+
+    @plan(Known)
+    def watch(self, me, goal):
+        yield Believe(Fire("hall"), value=False)
+        while True:
+            for number in range(600):
+                yield Believe(Fire(f"{number}"), value=False)
+            yield Believe(Smoke("hall"))
+            yield Pause(1.0)
+            yield Forget(Smoke("hall"))
+
+
+def test_what_is_known_does_not_grow_for_ever_and_the_log_says_what_is_forgotten(monkeypatch):
+    monkeypatch.setattr("phalanx.bdi.agent.MOST_DENIED", 500)
+    agent, events = make(Watching)
+    agent.take_on(Adopt(want(Known("all"))), 0.0)
+    (goal,) = agent.open_goals()
+    sizes = []
+    for t in range(1, 20):
+        agent.tick(float(t))
+        sizes.append((len(agent.beliefs), len(goal.intention.facts)))
+    assert sizes == [(501, 602)] * len(sizes)
+    known = {}
+    for event in events:
+        if event.kind == "belief.changed":
+            known[event.data["belief"]] = event.data["value"]
+    held = {str(predicate): belief.value for predicate, belief in agent.beliefs}
+    assert {name: value for name, value in known.items() if value is not None} == held
+    assert not agent.beliefs.denies(Fire("hall")), "that was the oldest"
+
+
 def test_what_the_agent_keeps_true_itself_is_neither_forgotten_nor_overridden():
     agent, _ = make(Warden)
     agent.do_step(Believe(Out("hall"), holder="a"))

@@ -5,6 +5,7 @@ from contract_bench import FUNCTIONS as ALL
 from contract_bench import LIMIT, LIMITED, ME, OTHER, Bench
 from msgspec.structs import replace
 
+from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.contracts import NOTICE
 from phalanx.auction.delegations import LATER, RELIED, TWICE
 from phalanx.auction.outlook import Connected, Missed, Outlook
@@ -13,7 +14,7 @@ from phalanx.coordination.duties import Duties
 from phalanx.coordination.failover import Failover
 from phalanx.coordination.recovery import ASK_S, ASKED, Recovery
 from phalanx.domain.actions import Deploy, InstanceLost, LinkSample, ReadMeasure
-from phalanx.domain.goals import want
+from phalanx.domain.goals import avert, want
 from phalanx.domain.messages import (
     Advertisement,
     Award,
@@ -244,6 +245,21 @@ def test_what_it_has_in_force_itself_it_relies_on_no_other_for(bench, first):
     bench.later()
     assert len(bench.to("b", UndoRequest)) == 1
     assert not [m for m in bench.sent if m.conversation == NOTICE]
+
+
+@pytest.mark.parametrize("holder", ["b", ME])
+def test_what_is_over_is_relied_on_no_more(bench, holder):
+    """It would be handed over, too, when this agent leaves."""
+    bench.delegate(holder=holder)
+    relied_on = bench.agent.capability(Auctioneer).delegations.by_effect
+    assert relied_on[LIMITED].holder == holder
+    bench.carry_out(bench.agent.take_on(Adopt(avert(LIMITED), 20), bench.now))
+    if holder == "b":
+        (undo,) = bench.to("b", UndoRequest)
+        ended = Result((Fact(LIMITED, value=False),))
+        bench.hear(Performative.INFORM, undo.conversation, ended, "b")
+    assert bench.agent.beliefs.denies(LIMITED)
+    assert not relied_on
 
 
 def test_it_does_not_bid_for_what_it_has_auctioned_before_and_says_so_first(bench):

@@ -27,7 +27,6 @@ from phalanx.policy.rules import (
     RuleSchedule,
     RuleSet,
     decide,
-    minute_of_week,
 )
 from tests.infrastructure.linux.linux_needs import requires, requires_root
 from tests.policy.forwarding import checksum
@@ -124,7 +123,8 @@ def _check(cases: list[tuple[RuleSet, list[PolicyPacket]]]) -> None:
 
 def test_the_kernel_decides_random_packets_as_the_rules_do() -> None:
     fixed = {"state": "new", "encrypted": False, "fragment": False, "slice": "", "pop": ""}
-    now = minute_of_week(time.time())
+    at = time.gmtime()
+    now = at.tm_wday * 1440 + at.tm_hour * 60 + at.tm_min
     near = st.sampled_from((RuleSchedule(), RuleSchedule((now // 1440,))))
     states = st.builds(RuleCondition, st.sampled_from((None, "new", "established")))
     cases = _random(rule_sets(condition=states, schedule=near), 40, **fixed)

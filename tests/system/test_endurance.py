@@ -20,11 +20,10 @@ MEMORIES = (
     "Contract",  # the latest 512 ended conversations of an agent
     "Bid.",
     "CallForProposals.",
-    "BeliefBase.",  # what was believed of measures that are gone
+    "BeliefBase.",  # the latest 1,000 things that are not so, as measures that are gone
     "EdgeFilter._clean",  # what entered at a look, for each target
     "EdgeFilter._relapses",  # attackers that may return
     "EdgeFilter._seen",
-    "Intention.facts",
     "Route.",
     "Fluid._routes",
     "_Entry.",

@@ -361,6 +361,13 @@ class Auctioneer(Configured, Capability):
 
     # -- rules ----------------------------------------------------------------------
 
+    @when(Predicate, value=False)
+    @when(Predicate, value=None)
+    def no_longer_so(self, me: Agent, predicate: Predicate) -> None:
+        """Rely on nobody for what is over, nor hand it over."""
+        if not me.beliefs.holds(predicate):
+            self.delegations.by_effect.pop(predicate, None)
+
     @perceives(Connected)
     def connection_changed(self, me: Agent, percept: Connected) -> None:
         """Ask what became of things after a time in which no other agent could be heard."""

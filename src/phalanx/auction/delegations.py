@@ -213,5 +213,4 @@ class Delegations:
     def _undone(self, me: Agent, relied: Delegated, end: GoalEnd) -> None:
         """Rely on whoever keeps it so as well, now that it is in force there alone."""
         if end.achieved:
-            self.by_effect.pop(relied.effect, None)
             me.adopt(relied.adopt)

@@ -57,6 +57,8 @@ C = TypeVar("C", bound=Capability)
 
 RETRY_S = 10.0
 """Pause before a standing goal that ran out of plans is tried again."""
+MOST_DENIED = 1000
+"""Things that are known not to be so: of addresses there may be any number."""
 
 FLEETING = frozenset(
     {
@@ -487,6 +489,8 @@ class Agent:
         belief = Belief(step.value, step.holder, event, self.now, step.mandate)
         self.beliefs.put(step.predicate, belief)
         self._agenda.append((self._generate, (step.predicate, step.value, event)))
+        if len(self.beliefs.denied) > MOST_DENIED:
+            self._forget(next(iter(self.beliefs.denied)))
 
     def _forget(self, predicate: Predicate) -> None:
         belief = self.beliefs.get(predicate)
@@ -630,8 +634,9 @@ class Agent:
                 return
             value = self.do_step(step)
             if type(step) is Believe:
+                intention.facts.pop(step.predicate, None)  # a plan may go on for months
                 fact = Fact(step.predicate, step.value, step.holder, step.mandate)
-                intention.facts.append(fact)
+                intention.facts[step.predicate] = fact
             elif type(step) is Note:
                 intention.cause = self.cause
 
@@ -750,7 +755,7 @@ class Agent:
             return
         if failure is None and not goal.standing:
             if self.beliefs.satisfies(goal.goal):
-                self._finish(goal, GoalOutcome.ACHIEVED, "", tuple(intention.facts))
+                self._finish(goal, GoalOutcome.ACHIEVED, "", tuple(intention.facts.values()))
                 return
             failure = "the plan ended without achieving it"
         self.cause = goal.cause = intention.cause

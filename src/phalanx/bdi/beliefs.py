@@ -31,10 +31,12 @@ class Belief(Struct, frozen=True):
 class BeliefBase:
     """Beliefs by type of predicate, in the order they were formed."""
 
-    __slots__ = ("_by_type",)
+    __slots__ = ("_by_type", "denied")
 
     def __init__(self) -> None:
         self._by_type: dict[type[Predicate], dict[Predicate, Belief]] = {}
+        self.denied: dict[Predicate, None] = {}
+        """What is believed not to be so, in the order in which that was found."""
 
     def get(self, predicate: Predicate) -> Belief | None:
         """Return the belief about ``predicate``; None if nothing is known."""
@@ -71,10 +73,14 @@ class BeliefBase:
 
     def put(self, predicate: Predicate, belief: Belief) -> None:
         """Form or replace a belief."""
+        self.denied.pop(predicate, None)
+        if not belief.value:
+            self.denied[predicate] = None
         self._by_type.setdefault(type(predicate), {})[predicate] = belief
 
     def remove(self, predicate: Predicate) -> None:
         """Forget what is known of ``predicate``."""
+        self.denied.pop(predicate, None)
         self._by_type.get(type(predicate), {}).pop(predicate, None)
 
     def held_by(self, holder: AgentId) -> list[Predicate]:

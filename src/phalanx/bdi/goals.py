@@ -48,8 +48,8 @@ class Intention:
         """Name of the plan, as the log has it."""
         self.cause = cause
         """The event that its present step follows from."""
-        self.facts: list[Fact] = []
-        """What it came to believe on the way."""
+        self.facts: dict[Predicate, Fact] = {}
+        """What it came to believe on the way, and believed last."""
         self.awaited: str | None = None
         """The key that it waits for, if it does."""
         self.turn = 0

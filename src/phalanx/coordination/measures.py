@@ -12,7 +12,17 @@ from phalanx.auction.contracts import VnfInventory
 from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import plan, when
 from phalanx.bdi.goals import GoalInstance
-from phalanx.bdi.steps import Act, Adopt, Believe, Drop, Note, Pause, PlanFailed, Step, Steps
+from phalanx.bdi.steps import (
+    Act,
+    Adopt,
+    Believe,
+    Drop,
+    Forget,
+    Note,
+    Pause,
+    PlanFailed,
+    Step,
+)
 from phalanx.domain.actions import Enforce, Lift, ReadMeasure
 from phalanx.domain.goals import Mode, Predicate, avert, want
 from phalanx.domain.predicates import Quiet
@@ -124,7 +134,7 @@ def lift(me: Agent, effect: Predicate) -> Part:
     yield Believe(effect, value=False)
 
 
-Rule = Callable[[Any, Agent, Any], Steps]
+Rule = Callable[[Any, Agent, Any], Part]
 
 
 def watching(*kinds: type[Predicate], gone: str) -> tuple[Rule, Rule]:
@@ -138,12 +148,13 @@ def watching(*kinds: type[Predicate], gone: str) -> tuple[Rule, Rule]:
 
     """
 
-    def watch_own(_: object, me: Agent, measure: Predicate) -> Steps:
+    def watch_own(_: object, me: Agent, measure: Predicate) -> Part:
         if inventory_of(me).holder(measure) is not None:
             yield Adopt(want(Quiet(measure)), TIDY_UP, afresh=True)
 
-    def watch_no_more(_: object, __: Agent, measure: Predicate) -> Steps:
+    def watch_no_more(_: object, __: Agent, measure: Predicate) -> Part:
         yield Drop(want(Quiet(measure)), gone)
+        yield Forget(Quiet(measure))
 
     for kind in kinds:
         when(kind)(watch_own)

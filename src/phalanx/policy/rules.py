@@ -11,7 +11,6 @@ Source: seed 004, 3.1 (security policies of a slice: isolation, encryption, acce
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -272,12 +271,6 @@ def matches(rule: PolicyRule, packet: PolicyPacket) -> bool:
         and (not scope.slices or packet.slice in scope.slices)
         and (not scope.pops or packet.pop in scope.pops)
     )
-
-
-def minute_of_week(unix_s: float) -> int:
-    """Return the minute of the week in UTC of a time in seconds since 1970."""
-    at = datetime.fromtimestamp(unix_s, UTC)
-    return at.weekday() * 1440 + at.hour * 60 + at.minute
 
 
 def rule_offences(rules: RuleSet, slices: Iterable[str] | None = None) -> Iterator[Offence]:

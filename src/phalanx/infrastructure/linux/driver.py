@@ -334,10 +334,6 @@ class LinuxNetwork(NetworkDriver):
         self._recorder.record("fault.injected", self._cause, fault=fault)
         self._processes.store.away = away
 
-    def leases(self) -> list[str]:
-        """Return the ids of all holds, instances and measures, each kind sorted."""
-        return [*self._lifecycle.names(), *self._measures.names()]
-
     def shutdown(self) -> None:
         """End all processes and rules; what is under way is never answered."""
         self._lifecycle.shutdown()

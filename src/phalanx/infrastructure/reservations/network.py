@@ -126,6 +126,10 @@ class NetworkDriver:
         links = self._topology.neighbours
         return sum(self._links.reserved(pop, to) for pop in links for to in links[pop])
 
+    def leases(self) -> list[str]:
+        """Return the ids of all holds, instances and measures, each kind sorted."""
+        return [*self._lifecycle.names(), *self._ledger.names()]
+
     def check(self) -> None:
         """Check the reservations.
 
