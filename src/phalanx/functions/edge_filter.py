@@ -537,8 +537,6 @@ class EdgeFilter(Capability):
         effect = goal.predicate_as(AttackFiltered)
         yield from lift(me, effect)
 
-    watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
-
     @when(AttackFiltered, value=None, always=True)
     @when(AttackFiltered, value=False, always=True)
     def forget_threats(self, me: Agent, effect: AttackFiltered) -> Steps:
@@ -556,6 +554,9 @@ class EdgeFilter(Capability):
                 yield Forget(threat)
         for claim in _claims(me, effect):
             yield Drop(want(claim), "the filter is lifted")
+
+    # After the rule above, which asks whether it was quiet: it is not known any more then.
+    watch_own, watch_no_more = watching(AttackFiltered, gone="the filter is lifted")
 
     @when(ClaimHeld, value=False)
     def overruled(self, me: Agent, held: ClaimHeld) -> Steps:
