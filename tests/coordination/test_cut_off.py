@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.auctioneer import Auctioneer
 from phalanx.auction.contracts import NOTICE
-from phalanx.auction.delegations import LATER, RELIED, TWICE
+from phalanx.auction.delegations import HEARSAY, HEARSAY_S, LATER, RELIED, TWICE
 from phalanx.auction.outlook import Connected, Missed, Outlook
 from phalanx.bdi.steps import Adopt, Believe
 from phalanx.coordination.duties import Duties
@@ -260,6 +260,32 @@ def test_what_is_over_is_relied_on_no_more(bench, holder):
         bench.hear(Performative.INFORM, undo.conversation, ended, "b")
     assert bench.agent.beliefs.denies(LIMITED)
     assert not relied_on
+
+
+def test_what_an_agent_only_heard_of_ends_though_nobody_tells_it(bench):
+    def wait():
+        bench.sent.clear()
+        until = bench.now + HEARSAY_S
+        while bench.now < until:
+            bench.beat()
+            bench.at(min(until, bench.now + 1.0))
+
+    bench.delegate()
+    heard, beliefs = OTHER.predicate, bench.agent.beliefs
+    bench.agent.do_step(Believe(heard, holder="b"))
+    bench.agent.do_step(Believe(LinkRateLimited(LINK), holder=ME))
+    wait()
+    assert [m.conversation for m in bench.to("b", Query)] == [HEARSAY]
+    assert not bench.to(ME, Query)
+    bench.hear(Performative.INFORM, HEARSAY, kept(str(heard)), "b")
+    assert beliefs.holds(heard)
+    wait()
+    bench.hear(Performative.INFORM, HEARSAY, kept(), "c")
+    assert beliefs.holds(heard), "c does not keep it"
+    bench.hear(Performative.INFORM, HEARSAY, kept(), "b")
+    assert beliefs.denies(heard)
+    assert beliefs.holds(LIMITED), "of what is relied on it is told"
+    assert not bench.to("c", CallForProposals)
 
 
 def test_it_does_not_bid_for_what_it_has_auctioned_before_and_says_so_first(bench):

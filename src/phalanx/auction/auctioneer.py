@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from phalanx.auction.bidder import Bidder
 from phalanx.auction.contracts import NOTICE, RESTARTED, ContractStage
-from phalanx.auction.delegations import Delegated, Delegations
+from phalanx.auction.delegations import HEARSAY_S, Delegated, Delegations
 from phalanx.auction.initiator import (
     AuctionMemory,
     Awarded,
@@ -243,6 +243,7 @@ class Auctioneer(Configured, Capability):
     def begin(self, me: Agent) -> None:
         """Have calls of others compared with its own before they are bid for."""
         me.capability(Bidder).asked = self._asked
+        me.call_at(me.now + HEARSAY_S, partial(self.delegations.ask_hearsay, me))
 
     def _asked(self, me: Agent, message: Message) -> bool:
         """Let the elder of two auctions of the same goal end first: it may be made twice else.

@@ -34,6 +34,8 @@ RELIED = "relied"
 """Conversation in which an agent asks whether what it relies on is still so."""
 TWICE = "twice"
 """Conversation in which it asks whether others keep the same as well."""
+HEARSAY, HEARSAY_S = "hearsay", 60.0
+"""Conversation in which it asks about what others keep for others, and how often, in seconds."""
 LATER = 5.0
 """Times the deadline of an auction, after which those are over that were open."""
 
@@ -182,13 +184,22 @@ class Delegations:
         for holder in holders:
             me.tell(Performative.QUERY, holder, about, Query())
 
+    def ask_hearsay(self, me: Agent) -> None:
+        """Ask what became of measures that this agent only heard of: nobody tells it."""
+        heard = (belief.holder for effect, belief in me.beliefs if effect not in self.by_effect)
+        for holder in dict.fromkeys(heard):
+            if holder not in (None, me.name):
+                me.tell(Performative.QUERY, holder, HEARSAY, Query())
+        me.call_at(me.now + HEARSAY_S, partial(self.ask_hearsay, me))
+
     def heard_inventory(self, me: Agent, message: Message, deadline_s: float) -> Steps:
         """Have made anew what a holder does not keep any more, and undone what is made twice."""
         inventory, sender = message.content_as(Inventory), message.sender
-        if message.conversation == RELIED:
+        if message.conversation in (RELIED, HEARSAY):
             kept = {goal for instance in inventory.instances for goal in instance.goals}
-            ended = [effect for effect in self.by_effect if str(effect) not in kept]
-            yield from self.lost(me, sender, ended, anew=True)
+            own = message.conversation == RELIED
+            held = [e for e in me.beliefs.held_by(sender) if (e in self.by_effect) == own]
+            yield from self.lost(me, sender, [e for e in held if str(e) not in kept], anew=True)
         elif message.conversation == TWICE and sender in self._asked:
             self._asked.remove(sender)  # an answer that nobody asked for undoes nothing
             made = {effect for instance in inventory.instances for effect in instance.measures}
