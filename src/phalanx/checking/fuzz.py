@@ -34,6 +34,8 @@ RETURNED, BETWEEN = 0.9, 0.8
 sources rest: to filter them again when they return takes some seconds."""
 LATE_S = 30.0
 """The end of a run that is looked at, in seconds."""
+HEARSAY_S = 60.0
+"""Within which an agent hears that a measure ended, though it did not ask for it."""
 
 
 class Failure(Struct, frozen=True):
@@ -121,7 +123,10 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
         if not (lease.endswith(WATCHING) or (low and limits) or any(x in lease for x in stays)):
             yield Failure("rest", f"{lease} is held long after all is over")
     wrong = ("underAttack(", "threat(", *(() if low else ("overUsage(", "connectionFlood(")))
-    for agent, belief in _believed(events, wrong):
+    last = {e.data["effect"]: e for e in events if e.kind in ("measure.applied", "measure.lifted")}
+    asked = since - HEARSAY_S
+    over = (effect for effect, e in last.items() if e.kind == "measure.lifted" and e.time < asked)
+    for agent, belief in _believed(events, (*wrong, *over)):
         yield Failure("rest", f"{agent} believes in {belief} long after all is over")
 
 
