@@ -208,11 +208,14 @@ class ServiceMonitor(Capability):
         except GeneratorExit:  # of an agent that died nothing is recorded any more
             me.later(self._watched, me, goal)
             raise
+        finally:
+            seen = self._links[goal.predicate_as(Monitored).link]
+            if seen.goal is goal:
+                seen.goal = None
 
     def _watched(self, me: Agent, goal: GoalInstance) -> None:
         """Believe in no attack any more that nobody looks at here from now on."""
         seen = self._links[goal.predicate_as(Monitored).link]
-        seen.goal = None if seen.goal is goal else seen.goal
         me.cause = goal.cause if goal.end is None else goal.end.event
         for target in seen.targets if seen.goal is None else ():
             known = self._targets[target]
