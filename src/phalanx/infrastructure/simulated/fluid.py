@@ -218,6 +218,7 @@ class Fluid:
         self._routes: list[Stages] = []
         self._paths: Paths | None = None
         self._path_of: Indices = np.zeros(0, dtype=np.intp)
+        self._ends: Indices = np.zeros(0, dtype=np.intp)
         self._tight: NDArray[np.bool_] = np.zeros(1, dtype=bool)
 
     def add_stages(
@@ -301,15 +302,17 @@ class Fluid:
         """Assert that what leaves a stage neither exceeds what came nor its capacity."""
         most = np.where(self.up, self.capacity, 0.0) * (1.0 + _CONSERVED) + _CONSERVED
         arrived = (self.priority + self.arriving) * (1.0 + _CONSERVED) + queue / dt + _CONSERVED
-        ends: Indices = np.array([route[-1] if route else 0 for route in self._routes], np.intp)
         leaving = self.priority + self.arriving * self.fitting
-        ended = self.priority + _sums(ends, self.delivering, len(self.capacity))
+        ended = self.priority + _sums(self._ends, self.delivering, len(self.capacity))
         ended[NOWHERE] = 0.0
-        for name, rate in (("passes", self.passing), ("hands on", leaving), ("ends", ended)):
-            bad = (rate > np.minimum(most, arrived)) | (rate < -_CONSERVED)
-            assert not bad.any(), (
-                f"stage {np.flatnonzero(bad)[0]} {name} {rate[bad][0]:g} MB/s, "
-                f"of {arrived[bad][0]:g} that came and a capacity of {self.capacity[bad][0]:g}"
+        rates = np.stack((self.passing, leaving, ended))
+        bad = (rates > np.minimum(most, arrived)) | (rates < -_CONSERVED)
+        if bad.any():
+            which, stage = (int(place[0]) for place in np.nonzero(bad))
+            raise AssertionError(
+                f"stage {stage} {('passes', 'hands on', 'ends')[which]} "
+                f"{rates[which, stage]:g} MB/s, of {arrived[stage]:g} that came and "
+                f"a capacity of {self.capacity[stage]:g}"
             )
         total = float(np.sum(self.arriving * (1.0 - self.fitting * (1.0 - self.loss))))
         total += float(np.sum(self.delivering)) - float(np.sum(self.sending))
@@ -321,6 +324,7 @@ class Fluid:
         if self._paths is None:
             index = {stages: i for i, stages in enumerate(dict.fromkeys(self._routes))}
             self._path_of = np.array([index[stages] for stages in self._routes], dtype=np.intp)
+            self._ends = np.array([(NOWHERE, *stages)[-1] for stages in self._routes], np.intp)
             self._paths = Paths(list(index), self.loss, self.latency_s)
             self._tight = (self.fitting < 1) | (self.dropping > 0) | (self.queue > 0)
             self._paths.tighten(self._tight)
@@ -328,8 +332,7 @@ class Fluid:
 
     def _settle(self, paths: Paths, room: Floats) -> None:
         """Find the arrivals and the shares that agree with each other."""
-        rates = np.zeros(paths.count)
-        np.add.at(rates, self._path_of, self.sending)
+        rates = _sums(self._path_of, self.sending, paths.count)
         while True:
             settled = False
             for sweep in range(_SWEEPS + _DAMPED_SWEEPS):
@@ -369,8 +372,7 @@ class Fluid:
             sending[bulk] = self._paced(bulk)
         idle = np.flatnonzero(self.background & self.active)
         if len(idle):
-            rates = np.zeros(paths.count)
-            np.add.at(rates, self._path_of, sending)
+            rates = _sums(self._path_of, sending, paths.count)
             others = paths.at_all(paths.left(rates, self.fitting))  # in this very step
             room = BACKGROUND_MOST * self.capacity - self.priority - others
             sending[idle] = self._shared(idle, np.maximum(room - self.queue / _DRAIN_S, 0.0))
