@@ -166,6 +166,22 @@ def test_award_by_a_bid_of_another_auction(busy):
     assert "kinds" in broken([*busy[:at], other, *busy[at + 1 :]])
 
 
+def test_finding_of_another_instance_than_was_begun(busy):
+    at, begun = next(
+        (at, event)
+        for at, event in enumerate(busy)
+        if event.kind == "analysis.done"
+        and any(e.id == event.cause and e.kind == "plan.started" for e in busy[:at])
+    )
+    other = changed(busy, at, instance=begun.data["instance"] + "x")
+    wrong = "kinds", busy[at].id
+    assert wrong in {(each.rule, each.event) for each in check(other)}
+    by = {"instance": begun.data["instance"], "by": begun.data["instance"] + "x"}
+    update = replace(begun, id="other-1", kind="instance.replaced", data=by)
+    found = check([*other[:at], update, *other[at:]])
+    assert wrong not in {(each.rule, each.event) for each in found}
+
+
 def test_cause_that_comes_later(log):
     later = replace(log[20], cause=log[30].id)
     assert "causes" in broken([*log[:20], later, *log[21:]])

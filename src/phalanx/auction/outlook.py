@@ -17,7 +17,7 @@ from phalanx.bdi.agent import Agent
 from phalanx.bdi.capability import Capability, hears, perceives, recalls, remembers, starts, when
 from phalanx.bdi.steps import Believe, Forget, Perceive, Step, Steps
 from phalanx.domain.actions import SiteState
-from phalanx.domain.agents import AgentId, AgentState
+from phalanx.domain.agents import MOST_STAMP, AgentId, AgentState
 from phalanx.domain.goals import Predicate
 from phalanx.domain.messages import Advertisement, Digest, Message, Performative
 from phalanx.domain.network import PopId
@@ -25,6 +25,9 @@ from phalanx.domain.resources import NOTHING, Resources
 from phalanx.domain.trust import Distrusted, Scored
 
 GOSSIP = "gossip"
+ANSWER = "gossip/answer"
+"""What is said for having been asked, and answered by no further question: else two that cannot
+tell of themselves would ask each other without end."""
 
 
 class Gone(Predicate, frozen=True):
@@ -98,10 +101,7 @@ class Outlook(Configured, Capability):
         offset = self.settings.gossip_s * (self._turn + 1) / (len(peers) + 1)
         me.call_at(me.now + offset, lambda: self._gossip(me))
         if me.pop is None:  # no percept of a PoP will ever make this agent known
-            mine = self.view.get(me.name)
-            version = self._next_version(mine, me)
-            state = AgentState(me.name, None, me.incarnation, version, remembers=known_since(me))
-            self._publish(me, state)
+            self._publish(me, AgentState(me.name, None, *self._next(me), remembers=known_since(me)))
 
     def alive(self) -> tuple[AgentId, ...]:
         """Return the peers that can be dealt with, sorted: neither believed dead nor distrusted."""
@@ -162,7 +162,7 @@ class Outlook(Configured, Capability):
         """Note the own PoP's state and tell the others if it is news."""
         self.free = percept.free
         mine = self.view.get(me.name)
-        if mine is not None and mine.incarnation == me.incarnation:
+        if mine is not None and mine.incarnation >= me.incarnation:
             known = (mine.total, mine.free, mine.links, mine.images, mine.alive)
             if known == (percept.total, percept.free, percept.links, percept.images, True):
                 return
@@ -171,8 +171,7 @@ class Outlook(Configured, Capability):
             AgentState(
                 me.name,
                 me.pop,
-                me.incarnation,
-                self._next_version(mine, me),
+                *self._next(me),
                 percept.total,
                 percept.free,
                 percept.links,
@@ -183,15 +182,20 @@ class Outlook(Configured, Capability):
 
     @hears(Advertisement)
     def heard_of(self, me: Agent, message: Message) -> Steps | None:
-        """Take in what others tell; contradict a death notice about this agent."""
+        """Take in what others tell; contradict what they say of this agent."""
         assert isinstance(message.content, Advertisement)
-        self.sign_of_life(me, message.sender)
         news: list[AgentState] = []
+        own: AgentState | None = None
         for state in message.content.states:
             if state.agent == me.name:
-                self._contradict(me, state)
+                own = state
             else:
                 news.append(state)
+        if own is not None:
+            self._contradict(me, message.sender, own)
+        if message.conversation != ANSWER:
+            told = own is not None and not own.alive
+            self.sign_of_life(me, message.sender, ANSWER if told else GOSSIP)
         before, self.view = self.view, self.view.apply_all(news)
         if self.view is before:
             return None
@@ -204,22 +208,35 @@ class Outlook(Configured, Capability):
                 changed += self._news_of(old, new)
         return changed
 
-    def _contradict(self, me: Agent, state: AgentState) -> None:
+    def _contradict(self, me: Agent, sender: AgentId, state: AgentState) -> None:
+        """Say anew how this agent is, if another says what it did not say itself.
+
+        The answer is later than all that was said, or each would be answered by the same again.
+        """
         mine = self.view.get(me.name)
-        if not state.alive and mine is not None and state.incarnation >= me.incarnation:
-            version = max(state.version, mine.version) + 1
-            alive = replace(mine, incarnation=me.incarnation, version=version, alive=True)
-            self._publish(me, alive)
+        if mine is None or not mine.alive:
+            return
+        if self.view.apply(state) is self.view:
+            if not state.alive:  # of an earlier life, or before the sender heard of this agent
+                me.tell(Performative.INFORM, sender, GOSSIP, Advertisement((mine,)))
+            return
+        incarnation, version = max(state.stamp, mine.stamp)
+        if incarnation > mine.incarnation:  # so others see if it remembers nothing of that life
+            incarnation, version = incarnation + 1, 0
+        if max(incarnation, version) >= MOST_STAMP:
+            return  # nothing is later
+        self._publish(me, replace(mine, incarnation=incarnation, version=version + 1))
+        if not state.alive and state.incarnation >= me.incarnation:
             me.do_step(Perceive(Missed()))
 
-    def sign_of_life(self, me: Agent, sender: AgentId) -> None:
+    def sign_of_life(self, me: Agent, sender: AgentId, conversation: str = GOSSIP) -> None:
         """Tell an agent that is believed dead and speaks what is said of it, to be contradicted.
 
         It may have contradicted already when this agent could not hear it.
         """
         state = self.view.get(sender)
         if state is not None and not state.alive and not state.left:
-            me.tell(Performative.INFORM, sender, GOSSIP, Advertisement((state,)))
+            me.tell(Performative.INFORM, sender, conversation, Advertisement((state,)))
 
     def _news_of(self, old: AgentState, new: AgentState) -> Iterator[Step]:
         """Say that an agent is gone, or left, or is back, or came back without its memory."""
@@ -299,7 +316,8 @@ class Outlook(Configured, Capability):
             me.tell(Performative.INFORM, message.sender, GOSSIP, Advertisement(newer))
         own = {s.agent: s.stamp for s in self.view.states}
         if any(stamp > own.get(agent, (-1, -1)) for agent, stamp in theirs.items()):
-            me.tell(Performative.QUERY, message.sender, GOSSIP, mine)
+            if message.conversation != ANSWER:
+                me.tell(Performative.QUERY, message.sender, ANSWER, mine)
         elif not newer:  # stamps agree and contents do not: a death notice met a sign of life
             everything = Advertisement(self.view.states)
             me.tell(Performative.INFORM, message.sender, GOSSIP, everything)
@@ -311,10 +329,12 @@ class Outlook(Configured, Capability):
             if peer != me.name:
                 me.tell(Performative.INFORM, peer, GOSSIP, Advertisement((state,)))
 
-    def _next_version(self, mine: AgentState | None, me: Agent) -> int:
-        if mine is not None and mine.incarnation == me.incarnation:
-            return mine.version + 1
-        return 1
+    def _next(self, me: Agent) -> tuple[int, int]:
+        """Return the stamp of what this agent says of itself next."""
+        mine = self.view.get(me.name)
+        if mine is None or mine.incarnation < me.incarnation:
+            return me.incarnation, 1
+        return mine.incarnation, mine.version + 1
 
     def _gossip(self, me: Agent) -> None:
         peers = tuple(peer for peer in self.settings.peers if peer not in self._distrusted)

@@ -134,6 +134,7 @@ class CauseRules(RuleGroup):
         self._said: dict[tuple[str, str], dict[str, Any]] = {}
         """By kind and name of a thing that was named lately: what was said of it."""
         self._at_once: dict[tuple[str, str, str | None], list[dict[str, Any]]] = {}
+        self._instead: dict[str, str] = {}
 
     def always(self, event: Event) -> None:
         """Check id, cause and time."""
@@ -213,12 +214,17 @@ class CauseRules(RuleGroup):
             self.broken("kinds", event, f"{event.kind} by {cause.kind}, {cause.id}")
         for own, its in SAME.get(event.kind, ()):
             said = event.data.get(own)
-            # Where an image is no more says nothing of where it is wanted, and who looks again may
-            # be another version since.
-            apart = cause.kind == "image.evicted" or (own, cause.kind) == ("instance", event.kind)
-            known = said if apart else cause.data.get(its, said)
+            # Where an image is no more says nothing of where it is wanted.
+            known = cause.data.get(its, said) if cause.kind != "image.evicted" else said
             text = f"{own} of {event.kind} is {said}, and its cause {cause.id} says {known}"
-            self.require(said in (None, known), "kinds", event, text)
+            same = [None, known]
+            while own == "instance" and same[-1] in self._instead:
+                same.append(self._instead[same[-1]])
+            self.require(said in same, "kinds", event, text)
+
+    def on_instance_replaced(self, event: Event) -> None:
+        """Note which instance goes on with what another did: who looks again is another version."""
+        self._instead[event.data["instance"]] = event.data["by"]
 
     def on_run_started(self, event: Event) -> None:
         """Learn what the run is."""

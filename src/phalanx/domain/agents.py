@@ -6,12 +6,17 @@ one, and agents of a slice or a domain stand at none.
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from phalanx.domain.network import LinkState, PopId
 from phalanx.domain.resources import NOTHING, Resources
 
 AgentId = str
+MOST_STAMP = 2**53
+"""Largest number of a life, or of a change in one."""
+Stamp = Annotated[int, Meta(ge=0, le=MOST_STAMP)]
 
 
 class Scope(Struct, frozen=True):
@@ -93,9 +98,9 @@ class AgentState(Struct, frozen=True):
     agent: AgentId
     pop: PopId | None
     """Where it stands; None: nowhere, and the resources and links below are empty."""
-    incarnation: int
+    incarnation: Stamp
     """How often the agent was started; a higher one always wins."""
-    version: int
+    version: Stamp
     """Counts the changes within one incarnation."""
     total: Resources = NOTHING
     """Resources of its PoP."""
