@@ -293,6 +293,19 @@ def test_a_measure_is_kept_until_another_holds_it(holder):
     assert holder.events[-1].kind == "agent.left"
 
 
+def test_who_relies_on_a_measure_learns_who_keeps_it_though_another_was_asked_before(holder):
+    holder.carry_out(holder.agent.drain(holder.now, "root"))
+    (goal,) = next(m for m in holder.sent if type(m.content) is Handover).content.goals
+    holder.hear(Performative.INFORM, "handover", Taken((goal.id,)), "c")
+    assert holder.bidder.inventory.holder(LIMITED) is not None
+    holder.sent.clear()
+    holder.at(holder.now + 1)
+    (asked,) = (m for m in holder.sent if type(m.content) is Handover)
+    assert (asked.receiver, asked.content.goals) == ("b", (goal,))
+    holder.hear(Performative.INFORM, "handover", Taken((goal.id,)), "b")
+    assert holder.bidder.inventory.holder(LIMITED) is None
+
+
 def test_after_its_time_an_agent_leaves_whatever_is_still_with_it(holder):
     holder.carry_out(holder.agent.drain(holder.now, "root"))
     holder.at(holder.now + holder.settings.drain_s + 1)

@@ -262,7 +262,7 @@ def test_what_is_over_is_relied_on_no_more(bench, holder):
     assert not relied_on
 
 
-def test_what_an_agent_only_heard_of_ends_though_nobody_tells_it(bench):
+def test_what_an_agent_heard_of_or_inherited_ends_though_nobody_tells_it(bench):
     def wait():
         bench.sent.clear()
         until = bench.now + HEARSAY_S
@@ -277,14 +277,17 @@ def test_what_an_agent_only_heard_of_ends_though_nobody_tells_it(bench):
     wait()
     assert [m.conversation for m in bench.to("b", Query)] == [HEARSAY]
     assert not bench.to(ME, Query)
-    bench.hear(Performative.INFORM, HEARSAY, kept(str(heard)), "b")
+    bench.hear(Performative.INFORM, HEARSAY, kept(str(heard), str(LIMITED)), "b")
     assert beliefs.holds(heard)
     wait()
     bench.hear(Performative.INFORM, HEARSAY, kept(), "c")
     assert beliefs.holds(heard), "c does not keep it"
-    bench.hear(Performative.INFORM, HEARSAY, kept(), "b")
+    bench.hear(Performative.INFORM, HEARSAY, kept(str(LIMITED)), "b")
     assert beliefs.denies(heard)
-    assert beliefs.holds(LIMITED), "of what is relied on it is told"
+    assert beliefs.holds(LIMITED)
+    bench.hear(Performative.INFORM, HEARSAY, kept(), "b")
+    assert beliefs.denies(LIMITED)
+    assert not bench.agent.capability(Auctioneer).delegations.by_effect
     assert not bench.to("c", CallForProposals)
 
 

@@ -185,9 +185,8 @@ class Delegations:
             me.tell(Performative.QUERY, holder, about, Query())
 
     def ask_hearsay(self, me: Agent) -> None:
-        """Ask what became of measures that this agent only heard of: nobody tells it."""
-        heard = (belief.holder for effect, belief in me.beliefs if effect not in self.by_effect)
-        for holder in dict.fromkeys(heard):
+        """Ask what became of what others keep: no word goes to who heard of it, or inherits it."""
+        for holder in dict.fromkeys(belief.holder for _, belief in me.beliefs):
             if holder not in (None, me.name):
                 me.tell(Performative.QUERY, holder, HEARSAY, Query())
         me.call_at(me.now + HEARSAY_S, partial(self.ask_hearsay, me))
@@ -197,9 +196,9 @@ class Delegations:
         inventory, sender = message.content_as(Inventory), message.sender
         if message.conversation in (RELIED, HEARSAY):
             kept = {goal for instance in inventory.instances for goal in instance.goals}
-            own = message.conversation == RELIED
-            held = [e for e in me.beliefs.held_by(sender) if (e in self.by_effect) == own]
-            yield from self.lost(me, sender, [e for e in held if str(e) not in kept], anew=True)
+            anew = message.conversation == RELIED
+            held = [e for e in me.beliefs.held_by(sender) if e in self.by_effect or not anew]
+            yield from self.lost(me, sender, [e for e in held if str(e) not in kept], anew=anew)
         elif message.conversation == TWICE and sender in self._asked:
             self._asked.remove(sender)  # an answer that nobody asked for undoes nothing
             made = {effect for instance in inventory.instances for effect in instance.measures}

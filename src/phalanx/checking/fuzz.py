@@ -123,10 +123,9 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
         if not (lease.endswith(WATCHING) or (low and limits) or any(x in lease for x in stays)):
             yield Failure("rest", f"{lease} is held long after all is over")
     wrong = ("underAttack(", "threat(", *(() if low else ("overUsage(", "connectionFlood(")))
-    # To have split traffic is a result, which stays one; who leaves is told for its heirs.
-    drains = any(fault["kind"] == "drain" for fault in document.get("faults", ()))
+    # To have split traffic is a result, which stays one.
     last = {e.data["effect"]: e for e in events if e.kind in ("measure.applied", "measure.lifted")}
-    lifted = {x: e.time for x, e in last.items() if e.kind == "measure.lifted" and not drains}
+    lifted = {x: e.time for x, e in last.items() if e.kind == "measure.lifted"}
     over = (x for x, at in lifted.items() if at < since - HEARSAY_S and x[:5] != "split")
     for agent, belief in _believed(events, (*wrong, *over)):
         yield Failure("rest", f"{agent} believes in {belief} long after all is over")

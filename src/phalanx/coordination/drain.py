@@ -8,6 +8,7 @@ guardian is asked where no other agent can be. What no agent takes over in time 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import partial
 
 from msgspec.structs import replace
@@ -160,17 +161,26 @@ class Drain(Configured, Capability):
             return others
         if goal.goal.predicate.at_tap:
             return []  # it can be kept nowhere else
+        return [*self._relying(me, goal, others), *others[:1]]
+
+    def _relying(self, me: Agent, goal: OpenGoal, others: Container[AgentId]) -> list[AgentId]:
         relying = me.capability(Bidder).dependants.get(goal.goal.predicate, {})
-        return [*(pop for pop in relying if pop in others), *others[:1]]
+        return [agent for agent in relying if agent in others and agent != me.name]
 
     @hears(Taken)
     def heard_taken(self, me: Agent, message: Message) -> None:
         """Give up what the sender has seen to."""
         taken = message.content_as(Taken)
         for name in taken.goals:
-            item = self._open.pop(name, None)
+            item = self._open.get(name)
             if item is None:
                 continue
+            relying = self._relying(me, item.goal, me.capability(Outlook).alive())
+            if item.goal.holder == me.name and relying and message.sender not in relying:
+                # Who relies on it was away when another was asked, and would not know the holder.
+                item.candidate, item.turns, item.due = 0, 0, 0.0
+                continue
+            del self._open[name]
             self._handed.append(name)
             if item.goal.holder == me.name:
                 me.adopt(Adopt(avert(item.goal.goal.predicate), PROTECT))
