@@ -33,6 +33,7 @@ from phalanx.bdi.steps import (
 )
 from phalanx.domain.actions import Done, Failed, ReadLink
 from phalanx.domain.goals import Mode, Predicate, avert, find_out, want
+from phalanx.domain.messages import Message, Performative, Verdict
 from phalanx.domain.resources import Resources
 from phalanx.domain.vnf import Vnfd
 
@@ -51,6 +52,26 @@ class Known(Predicate, frozen=True):
 
 class Smoke(Predicate, frozen=True):
     room: str
+
+
+class Hasty(Capability):
+    """Trusts what others say."""
+
+    name = "hasty"
+
+    @hears(Verdict)
+    def heard(self, me, message):
+        yield Believe(Fire("hall"))
+        yield Believe(Fire({}[message.content.reason]))
+
+
+def test_nothing_that_another_says_ends_an_agent():
+    agent, events = make(Hasty)
+    message = Message("b:1", Performative.AGREE, "b", "a", "x", Verdict("attic"), "root")
+    assert agent.receive(message, 1.0) == []
+    assert agent.beliefs.holds(Fire("hall"))
+    (failed,) = [e for e in events if e.kind == "function.failed"]
+    assert failed.data == {"capability": "hasty", "method": "heard", "error": "KeyError('attic')"}
 
 
 def make(*capabilities, **options):

@@ -119,6 +119,27 @@ def test_an_award_for_a_call_never_heard_carries_all_that_is_needed():
     assert bench.facts("x").facts == (Fact(LIMITED, True, ME),)
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("change", [{"vnf": "nonsense"}, {"vnf": "link-monitor"}])
+def test_an_award_of_what_was_not_proposed_begins_nothing(bench, known, change):
+    refused = []
+    bench.bidder.refused = lambda *about: refused.append(about)
+    call, bid = Bench().offer("x")
+    if known:
+        bench.cfp("x")
+    bench.accept("x", call, replace(bid, **change))
+    assert refused == [("b", "accept-proposal", f"{change['vnf']}: no bid")]
+    assert not deployed(bench)
+    bench.accept("x", call, bid)
+    assert deployed(bench) == ["rate-limiter"]
+
+
+def test_an_award_of_more_units_than_were_proposed_begins_nothing(bench):
+    call, bid = bench.offer("x")
+    bench.accept("x", call, replace(bid, units=3))
+    assert not deployed(bench)
+
+
 def test_a_refusal_is_repeated_and_holds_nothing(bench):
     call = bench.cfp("x", want(FlowRecord("10.0.0.1")))
     bench.hear(Performative.CFP, "x", call)

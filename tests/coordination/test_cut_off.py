@@ -285,6 +285,8 @@ def test_what_an_agent_heard_of_or_inherited_ends_though_nobody_tells_it(bench):
     bench.hear(Performative.INFORM, HEARSAY, kept(str(LIMITED)), "b")
     assert beliefs.denies(heard)
     assert beliefs.holds(LIMITED)
+    bench.hear(Performative.INFORM, HEARSAY, Inventory((), (str(LIMITED),)), "b")
+    assert beliefs.holds(LIMITED), "no instance keeps it so"
     bench.hear(Performative.INFORM, HEARSAY, kept(), "b")
     assert beliefs.denies(LIMITED)
     assert not bench.agent.capability(Auctioneer).delegations.by_effect

@@ -270,7 +270,7 @@ def test_lost_and_doubled_messages_lead_to_one_agreement_that_both_hold(seed: in
         FaultSpec(1, "lose", share=0.2, for_s=20),
         FaultSpec(1, "duplicate", share=0.5, for_s=20),
     )
-    result = run_scenario(replace(PLAN, faults=noise, seed=seed), until=40)
+    result = run_scenario(replace(PLAN, faults=noise, seed=seed), until=70)  # holders are asked
     agreed = the_agreed(result)
     belief = f"agreementFixed(city, {agreed.data['digest']})"
     held = held_by(result)

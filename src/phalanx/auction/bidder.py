@@ -147,7 +147,9 @@ class Bidder(Configured, Capability):
         elif self._foreign(contract, message):
             return
         contract.heard = me.now
-        if contract.stage is ContractStage.PROPOSED and not contract.evicts:
+        if not self._proposed(me, contract, award.bid):
+            self.refused(message.sender, message.performative.value, f"{award.bid.vnf}: no bid")
+        elif contract.stage is ContractStage.PROPOSED and not contract.evicts:
             self._work(me, contract, award)
         elif contract.stage is ContractStage.PROPOSED:
             contract.stage = ContractStage.BIDDING
@@ -179,6 +181,16 @@ class Bidder(Configured, Capability):
             if type(wanted).ends_with_asker and asked.get(message.sender) is contract.call.goal:
                 del asked[message.sender]  # it was away when this was done
             self.abandon(me, contract, content.reason or "cancelled")
+
+    def _proposed(self, me: Agent, contract: Contract, bid: Bid) -> bool:
+        """Whether this agent made a bid, or may have, where it knows no more.
+
+        What is to be paid, and for what terms, its tender judges.
+        """
+        if contract.stage is ContractStage.PROPOSED:
+            return any(replace(bid, terms=each.terms) == each for each in contract.bids)
+        able = {each.name for each in me.library.achievers(contract.call.goal.goal)}
+        return bid.vnf in able and bid.vnf in self.settings.catalogue
 
     def _foreign(self, contract: Contract, message: Message) -> bool:
         """Whether a message is from another agent than the contract is made with."""
@@ -647,7 +659,8 @@ class Bidder(Configured, Capability):
     @hears(Query)
     def heard_query(self, me: Agent, message: Message) -> None:
         """Tell which VNF instances run here (lifecycle: query)."""
-        inventory = Inventory(tuple(i.info() for i in self.inventory))
+        kept = tuple(map(str, me.beliefs.held_by(me.name)))
+        inventory = Inventory(tuple(i.info() for i in self.inventory), kept)
         me.tell(Performative.INFORM, message.sender, message.conversation, inventory)
 
     @when(Predicate, value=False)

@@ -196,6 +196,7 @@ class Delegations:
         inventory, sender = message.content_as(Inventory), message.sender
         if message.conversation in (RELIED, HEARSAY):
             kept = {goal for instance in inventory.instances for goal in instance.goals}
+            kept.update(inventory.kept)
             anew = message.conversation == RELIED
             held = [e for e in me.beliefs.held_by(sender) if e in self.by_effect or not anew]
             yield from self.lost(me, sender, [e for e in held if str(e) not in kept], anew=anew)

@@ -210,7 +210,10 @@ class Agent:
             return []
         for name, method in self.library.handlers(message.content):
             self.cause = message.cause
-            self._call(name, method, message)
+            try:
+                self._call(name, method, message)
+            except Exception as fault:  # nothing that another says may end an agent
+                self._fault(name, method, repr(fault))
         return self.settle()
 
     def answer(self, token: int, outcome: ActionOutcome, now: float) -> list[Instruction]:

@@ -99,9 +99,9 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
     if any(end is None or end > document["duration_s"] - 200 for end in ends):
         return
     since = document["duration_s"] - LATE_S
-    late = sum(e.kind == "auction.called" and e.time > since for e in events)
-    if late > LATE_S / 2:
-        yield Failure("rest", f"{late} auctions in the last {LATE_S:g} s, long after all is over")
+    calls = sum(e.kind == "auction.called" and e.time > since for e in events)
+    if calls > LATE_S / 2:
+        yield Failure("rest", f"{calls} auctions in the last {LATE_S:g} s, long after all is over")
     wanted = Counter[str]()
     for group in document["traffic"]:
         if group["profile"] not in ATTACKS:
@@ -124,10 +124,11 @@ def _unrest(document: Document, events: Sequence[Event]) -> Iterator[Failure]:
             yield Failure("rest", f"{lease} is held long after all is over")
     wrong = ("underAttack(", "threat(", *(() if low else ("overUsage(", "connectionFlood(")))
     # To have split traffic is a result, which stays one.
-    last = {e.data["effect"]: e for e in events if e.kind in ("measure.applied", "measure.lifted")}
-    lifted = {x: e.time for x, e in last.items() if e.kind == "measure.lifted"}
-    over = (x for x, at in lifted.items() if at < since - HEARSAY_S and x[:5] != "split")
-    for agent, belief in _believed(events, (*wrong, *over)):
+    last = {e.data["measure"]: e for e in events if e.kind in ("measure.applied", "measure.lifted")}
+    late = since - HEARSAY_S
+    kept = {x.data["effect"] for x in last.values() if x.kind != "measure.lifted" or x.time > late}
+    over = {x.data["effect"] for x in last.values()} - kept
+    for agent, belief in _believed(events, (*wrong, *(x for x in over if x[:5] != "split"))):
         yield Failure("rest", f"{agent} believes in {belief} long after all is over")
 
 

@@ -318,7 +318,8 @@ class LoopContacts(Configured, Capability):
     def here(self, me: Agent, message: Message) -> None:
         """Answer who asks whether this agent is there; what runs at a PoP its own agent tells."""
         if Bidder.name not in me.capabilities:
-            me.tell(Performative.INFORM, message.sender, message.conversation, Inventory(()))
+            kept = Inventory((), tuple(map(str, me.beliefs.held_by(me.name))))
+            me.tell(Performative.INFORM, message.sender, message.conversation, kept)
 
     @hears(PassedGoal)
     @hears(Insight)

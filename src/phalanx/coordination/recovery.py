@@ -96,9 +96,9 @@ class Recovery(Capability):
             contracts = (c.conversation for c in bidder.contracts.working() if c.initiator == peer)
             kept = ((e, me.beliefs.get(e)) for e, on in bidder.dependants.items() if peer in on)
             measures = (
-                Fact(effect, holder=me.name, mandate="" if belief is None else belief.mandate)
+                Fact(effect, holder=me.name, mandate=belief.mandate)
                 for effect, belief in kept
-                if bidder.inventory.holder(effect) is not None
+                if belief is not None and belief.value and belief.holder == me.name
             )
             content = Return(goals, tuple(contracts), tuple(measures))
             me.tell(Performative.QUERY, peer, _conversation(me), content)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from phalanx.domain.agents import AgentId
 from phalanx.domain.network import PopId
@@ -16,7 +16,7 @@ class Bid(Struct, frozen=True):
 
     vnf: str
     """Name of the capability whose VNF would do the work."""
-    units: int
+    units: Annotated[int, Meta(ge=1, le=1_000_000)]
     """How many units of it (scaling)."""
     terms: dict[str, float]
     """Value of each term by its name: T, C and D, then those that the goal weighs or limits."""

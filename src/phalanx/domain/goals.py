@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import asdict, astuple
 
 from phalanx.domain.agents import AgentId
@@ -173,7 +173,7 @@ class ConstrainedGoal(Struct, frozen=True):
     goal: Goal
     constraints: Constraints
     preferences: Preferences
-    traffic_mb_s: float = 0.0
+    traffic_mb_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     """Traffic to be processed: scales the VNF and is the path's bandwidth constraint."""
     tap: PopId = ""
     """The PoP where that traffic is taken: the far end of the bidder's path."""

@@ -222,6 +222,8 @@ class Inventory(Struct, frozen=True, tag=True):
     """Content of the inform that answers a query."""
 
     instances: tuple[InstanceInfo, ...]
+    kept: tuple[str, ...] = ()
+    """All that the sender keeps true, as what an agreement fixes, which no instance does."""
 
 
 class AttackReport(Struct, frozen=True, tag=True):

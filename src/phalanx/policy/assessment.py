@@ -498,6 +498,8 @@ class SslaNegotiation(Configured, Capability):
         self._worst: dict[SecurityMetric, float] = {}
         """The worst that was measured here: no promise is better."""
         self._begun: set[Goal] = set()
+        self._past: dict[str, AgreementFixed] = {}
+        """What was concluded with who was lost since, by its name."""
 
     @starts
     def begin(self, me: Agent) -> None:
@@ -617,7 +619,15 @@ class SslaNegotiation(Configured, Capability):
         """Hold no longer what was concluded with a provider that is gone, or was released."""
         for each in me.beliefs.matching(AgreementFixed):
             if each.agreement.name == held.agreement.name:
+                self._past[each.agreement.name] = each
                 yield Believe(each, value=False)
+
+    @when(AgreementHeld)
+    def again(self, me: Agent, held: AgreementHeld) -> Steps:
+        """Hold again what was concluded, if its provider was taken for gone and is back."""
+        past, belief = self._past.pop(held.agreement.name, None), me.beliefs.get(held)
+        if past is not None and belief and belief.mandate == digest_of(past.agreement):
+            yield Believe(past)
 
     # -- the provider -----------------------------------------------------------------------
 

@@ -280,6 +280,8 @@ class MeasureLedger(Generic[M]):
 
     def _admit(self, action: Enforce) -> Enforce | Failed:
         """Return what may be enforced of an action: what hits allowed sources leaves them out."""
+        if problem := action.rule.match.source_problem():
+            return Failed(problem, final=True)
         spared = self.allow.spare(action.rule)
         if spared is None:
             return Failed(f"all sources of {action.effect} are in the allow list", final=True)

@@ -64,6 +64,8 @@ class Topology:
             The PoPs from ``source`` to ``target``; None if no links that are up join them.
 
         """
+        if target not in self.neighbours:
+            return None
         tree = self._trees.get(target)
         if tree is None:
             tree = self._trees[target] = self._towards(target)
