@@ -621,6 +621,8 @@ class GoalRules(RuleGroup):
             if name.partition("/")[0] in lives:
                 owners.setdefault(goal.goal, {})[goal.agent] = goal.runs
         bound = (silence + 2 * beat) * (2 + len(run.started["pops"])) + PATIENCE_S
+        # Whose cancellation was lost works on until it takes its auctioneer for silent.
+        twice = max(bound, 6 * (run.timing("probe_s") or 0.0))
         for duty in run.started["duties"] if run.life.keys() - {ENROLLER} else ():
             goal, home = duty["goal"], duty["home"]
             seen = {a: runs for a, runs in owners.get(goal, {}).items() if a not in run.out}
@@ -630,7 +632,7 @@ class GoalRules(RuleGroup):
             since = self._duties.setdefault(goal, now)
             if right:
                 self._duties[goal] = now
-            elif now > max(since, run.quiet) + bound:
+            elif now > max(since, run.quiet) + (twice if len(seen) > 1 else bound):
                 text = f"{goal} of {home} is seen to by {sorted(seen)} since {since:g} s"
                 self.broken("duties", event, text)
 
