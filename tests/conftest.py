@@ -22,7 +22,7 @@ from phalanx.identity import credentials
 from phalanx.infrastructure.simulated.fluid import Fluid
 from phalanx.runtime.system import System
 
-settings.register_profile("phalanx", deadline=None, derandomize=True, max_examples=6)
+settings.register_profile("phalanx", deadline=None, derandomize=True, max_examples=5)
 settings.register_profile("nightly", deadline=None, max_examples=1000)
 settings.load_profile("phalanx")
 Fluid.checked = True

@@ -25,7 +25,7 @@ from tests.analytics import captures
 
 ROOT = Path(__file__).parents[2]
 RING = ROOT / "scenarios" / "quickstart-ring.yaml"
-EACH = int(os.environ.get("PHALANX_MUTATIONS", "3"))
+EACH = int(os.environ.get("PHALANX_MUTATIONS", "2"))
 LONGEST_S = 300
 """A case that takes longer hangs, also on a busy machine."""
 

@@ -47,7 +47,7 @@ def test_random_plans(mode, part):
         assert trial(seed, mode).failures == (), f"phalanx fuzz --replay {seed} --mode {mode}"
 
 
-@pytest.mark.parametrize("file", sample(KEPT, 60), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sample(KEPT, 80), ids=lambda file: file.stem)
 def test_plans_that_once_failed(file):
     mode = file.stem.partition("-")[0]
     plan = yaml.safe_load(file.read_text())
@@ -250,10 +250,10 @@ def invoke(*args):
 
 
 def test_the_command_counts_plans_and_rare_states_and_names_those_never_reached():
-    done = invoke("--seed", 1, "--plans", 4, "--json")
+    done = invoke("--seed", 1, "--plans", 2, "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
-    assert said["plans"] == {"safety": 2, "liveness": 2}
+    assert said["plans"] == {"safety": 1, "liveness": 1}
     assert said["failed"] == []
     assert {*said["reached"]} == {*fuzz.states()}
     assert said["never"] == [name for name, times in said["reached"].items() if not times]
