@@ -112,7 +112,7 @@ def run_all() -> list[Event]:
     filtered = run_scenario(load_scenario(ROOT / "scenarios" / "quickstart-ring.yaml")).events
     infected = load_scenario(ROOT / "scenarios" / "infected-agent.yaml")
     attested = run_scenario(infected, until=80)
-    lost = FaultSpec(50, "lose", agent="pop4", share=0.4, for_s=100)
+    lost = FaultSpec(50, "lose", agent="pop4", share=0.25, for_s=100)
     levels = TrustSpec(period_s=10.0, service_levels=ServiceLevel(100.0, 0.02))
     watched = run_scenario(
         replace(infected, traffic=(), faults=(lost,), trust=levels, duration_s=420)
