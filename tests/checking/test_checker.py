@@ -178,7 +178,8 @@ def test_finding_of_another_instance_than_was_begun(busy):
     assert wrong in {(each.rule, each.event) for each in check(other)}
     by = {"instance": begun.data["instance"], "by": begun.data["instance"] + "x"}
     update = replace(begun, id="other-1", kind="instance.replaced", data=by)
-    found = check([*other[:at], update, *other[at:]])
+    back = replace(update, id="other-2", data={"instance": by["by"], "by": by["instance"]})
+    found = check([*other[:at], update, back, *other[at:]])
     assert wrong not in {(each.rule, each.event) for each in found}
 
 

@@ -217,8 +217,8 @@ class CauseRules(RuleGroup):
             # Where an image is no more says nothing of where it is wanted.
             known = cause.data.get(its, said) if cause.kind != "image.evicted" else said
             text = f"{own} of {event.kind} is {said}, and its cause {cause.id} says {known}"
-            same = [None, known]
-            while own == "instance" and same[-1] in self._instead:
+            same: list[Any] = [None, known]
+            while own == "instance" and self._instead.get(same[-1], known) not in same:
                 same.append(self._instead[same[-1]])
             self.require(said in same, "kinds", event, text)
 
